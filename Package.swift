@@ -1,0 +1,76 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Targets stand bottom layer first: each may depend only on what is above it.
+// docs/architecture.md draws the same order and says why.
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableExperimentalFeature("Lifetimes"),
+]
+
+// Tests call C and raw memory freely; everything else is as strict as the product.
+let tested: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+  name: "spillway",
+  products: [
+    .executable(name: "spillway", targets: ["spillway"])
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+  ],
+  targets: [
+    // C libraries, each imported by exactly one Swift target.
+    .systemLibrary(name: "CLMDB", pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])]),
+    .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+    .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+    .target(name: "CSupport"),
+
+    // Ground: quantities, threads, files, compression, the key-value store.
+    .target(name: "Bytes", dependencies: ["CXXHash"], swiftSettings: strict),
+    .target(name: "Threads", dependencies: ["CSupport"], swiftSettings: strict),
+    .target(name: "BlockFile", dependencies: ["Bytes", "CSupport"], swiftSettings: strict),
+    .target(name: "Zstd", dependencies: ["Bytes", "CZstd"], swiftSettings: strict),
+    .target(name: "LMDB", dependencies: ["Bytes", "CLMDB"], swiftSettings: strict),
+    .target(name: "Extents", dependencies: ["Bytes"], swiftSettings: strict),
+
+    // The engine and the wire: neither knows the other.
+    .target(
+      name: "ExtentJournal",
+      dependencies: ["Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport"],
+      swiftSettings: strict),
+    .target(name: "NBDProtocol", dependencies: ["Bytes"], swiftSettings: strict),
+    .target(
+      name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],
+      swiftSettings: strict),
+    .target(name: "QEMUMonitor", swiftSettings: strict),
+
+    // Where they meet, and the command line on top.
+    .target(
+      name: "SpillwayService",
+      dependencies: [
+        "Bytes", "Threads", "BlockFile", "ExtentJournal", "NBDProtocol", "NBDServer", "QEMUMonitor",
+        "CSupport", .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: strict),
+    .executableTarget(
+      name: "spillway",
+      dependencies: [
+        "SpillwayService", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      swiftSettings: strict),
+  ]
+)

@@ -1,0 +1,26 @@
+/* Linux calls and constants that Swift's Glibc module does not show (it is built without _GNU_SOURCE). */
+#ifndef SPILLWAY_CSUPPORT_H
+#define SPILLWAY_CSUPPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+extern const int spw_O_DIRECT;
+extern const short spw_POLLRDHUP;
+
+/* open(2) with a mode, for Swift cannot call variadics. Returns -1 and errno as open does. */
+int spw_open(const char *path, int flags, unsigned mode);
+
+/* fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE): gives a range back to the filesystem. */
+int spw_punch_hole(int fd, off_t offset, off_t length);
+
+/* Maps `length` bytes of `fd` twice, back to back, so that a ring never wraps inside a record.
+   NULL on failure, with errno. Undo with spw_unmap_twice. */
+void *spw_map_twice(int fd, size_t length);
+int spw_unmap_twice(void *base, size_t length);
+
+/* Names the calling thread (15 bytes are kept). */
+void spw_name_thread(const char *name);
+
+#endif

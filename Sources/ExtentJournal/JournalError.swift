@@ -1,0 +1,26 @@
+/// Why the journal could not do what it was asked. The command line turns the case into the exit code and
+/// `message` into the one line that the user sees.
+package struct JournalError: Error, Sendable {
+  /// What kind of failure, in the order of the exit codes.
+  package enum Kind: Sendable, Equatable {
+    /// The work failed: I/O error, no space, poisoned journal (exit 1).
+    case failed
+    /// The request contradicts the journal: wrong size, wrong mode (exit 2).
+    case usage
+    /// The journal is damaged, or acknowledged data in its spool is lost (exit 3).
+    case damaged
+    /// Another process has the journal open (exit 4).
+    case inUse
+    /// The disk is full; goes on when space returns (exit 1).
+    case noSpace
+  }
+
+  package var kind: Kind
+  /// One sentence without a full stop: what, where, and what to do.
+  package var message: String
+
+  package init(_ kind: Kind, _ message: String) {
+    self.kind = kind
+    self.message = message
+  }
+}

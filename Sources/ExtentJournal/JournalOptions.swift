@@ -1,0 +1,39 @@
+/// How a journal is opened.
+package struct JournalOptions: Sendable {
+  /// Where the spool ring's file lives; shared memory, so that writing it costs no disk.
+  package var spoolDirectory = "/dev/shm"
+  /// Size of the ring in bytes (rounded up to 4 KiB, at least 16 MiB).
+  package var spoolByteCount: UInt64 = 256 << 20
+  /// Whether to go on when the ring of an unclean journal is gone, though acknowledged data is lost with it.
+  package var acceptLoss = false
+  /// What a read of something that has not arrived does while the stream goes on.
+  package var unarrived = Unarrived.wait
+  /// What never arrived reads as after completion; nil: error for snapshot disks, zeroes for device disks.
+  package var afterComplete: AfterComplete?
+  /// How long a read may be parked, in nanoseconds; 0: for ever.
+  package var readTimeoutNanoseconds: UInt64 = 0
+  /// Where the daemon's admin socket is, recorded in the journal directory for the tools.
+  package var adminAddress: String?
+
+  package init() {}
+}
+
+/// What a read of a sector that has not arrived does before the stream completes.
+package enum Unarrived: String, Sendable, CaseIterable { case wait, zeroes, error }
+
+/// What a sector that never arrived reads as after the stream completed.
+package enum AfterComplete: String, Sendable, CaseIterable { case zeroes, error }
+
+/// How a disk takes writes.
+package enum DiskMode: String, Sendable, CaseIterable {
+  /// An ordinary block device: the last write wins.
+  case device
+  /// Write-once point-in-time data of one backup job.
+  case snapshot
+}
+
+/// Something that the journal wants people to know. Called from its threads; must not block for long.
+package typealias JournalLog = @Sendable (JournalLogLevel, String) -> Void
+
+/// How much a log line matters.
+package enum JournalLogLevel: String, Sendable { case debug, info, warning, error }

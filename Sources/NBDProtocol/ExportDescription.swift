@@ -1,0 +1,55 @@
+/// What the protocol needs to know of an export to negotiate it and to judge requests.
+package struct ExportDescription: Sendable, Equatable {
+  /// The name that clients ask for.
+  package var name: String
+  /// A sentence for people (NBD_INFO_DESCRIPTION, NBD_OPT_LIST).
+  package var text: String
+  /// Size in bytes.
+  package var byteCount: UInt64
+  /// Whether writes of any kind are refused with EPERM.
+  package var isReadOnly: Bool
+  /// Smallest block in bytes that requests may address: 1 (any byte range) or 512.
+  package var minimumBlock: UInt32
+  /// What clients should use, in bytes.
+  package var preferredBlock: UInt32
+  /// The largest payload in bytes that is advertised.
+  package var maximumPayload: UInt32
+
+  package init(
+    name: String, text: String, byteCount: UInt64, isReadOnly: Bool, minimumBlock: UInt32,
+    preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20
+  ) {
+    self.name = name
+    self.text = text
+    self.byteCount = byteCount
+    self.isReadOnly = isReadOnly
+    self.minimumBlock = minimumBlock
+    self.preferredBlock = preferredBlock
+    self.maximumPayload = maximumPayload
+  }
+}
+
+/// One extent of a block status reply.
+package struct BlockExtent: Sendable, Equatable {
+  /// Length in bytes.
+  package var byteCount: UInt64
+  /// Flags of the context: for `base:allocation` bit 0 is HOLE and bit 1 is ZERO.
+  package var flags: UInt32
+
+  package init(byteCount: UInt64, flags: UInt32) {
+    self.byteCount = byteCount
+    self.flags = flags
+  }
+}
+
+/// The errors that may appear on the wire, and no others.
+package enum NBDError: UInt32, Sendable, Error {
+  case notPermitted = 1  // EPERM
+  case inputOutput = 5  // EIO
+  case noMemory = 12  // ENOMEM
+  case invalid = 22  // EINVAL
+  case noSpace = 28  // ENOSPC
+  case overflow = 75  // EOVERFLOW
+  case notSupported = 95  // ENOTSUP
+  case shutdown = 108  // ESHUTDOWN
+}

@@ -1,0 +1,119 @@
+package import Bytes
+package import NBDProtocol
+
+// The seam between the wire and whatever keeps the bytes. The server calls it from its connection threads;
+// nothing here knows what a journal is.
+
+/// Finds exports by the name that a client gives.
+package protocol ExportDirectory: Sendable {
+  /// What the export `name` looks like to the machine that negotiates, or nil when there is none.
+  func find(_ name: String) -> ExportDescription?
+  /// Every export, for NBD_OPT_LIST.
+  func list() -> [ExportDescription]
+  /// Binds a connection to the export that `find` described. Called once, at NBD_OPT_GO or EXPORT_NAME, before
+  /// the reply is sent. Throws when the export is gone or refuses (the client gets the message).
+  func open(_ name: String) throws(ExportError) -> any ExportSession
+}
+
+/// One connection's use of one export. Methods may be called from several threads of that connection, and they
+/// may block; a blocked call delays that connection only.
+///
+/// Ranges are already inside the export and the commands allowed by its flags: the protocol machine saw to it.
+package protocol ExportSession: AnyObject, Sendable {
+  /// Reads `range` into `target` (same size), or parks.
+  ///
+  /// `.served` lists the pieces of `range`, in order and without gaps; bytes of `.hole` pieces are zeroes and
+  /// need not have been stored in `target`… but are, so that a simple reply can send `target` as it is.
+  /// `.parked`: what is missing has not arrived; the waiter made by `waiter` will be woken exactly once, and
+  /// the read is then called again. `since` is when the request came in (nanoseconds of `MonotonicClock`):
+  /// time limits count from there.
+  func read(
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+  ) throws(ExportError) -> ReadOutcome
+
+  /// Room for the payload of a write to `range`. Blocks while the journal is full (back-pressure).
+  func reserve(_ range: ByteRange) throws(ExportError) -> any WriteReservation
+
+  /// Makes `range` read as zeroes. `mayTrim` is false under NBD_CMD_FLAG_NO_HOLE. With `durable` (FUA) it
+  /// returns only after that survives power loss. The result, if any, runs after the reply was sent.
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply?
+
+  /// Says that the content of `range` no longer matters.
+  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply?
+
+  /// Returns when everything acknowledged before the call, on any connection, survives power loss.
+  func flush() throws(ExportError)
+
+  /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
+  /// `range` and at least one byte. At most `limit` extents (≥ 1).
+  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent]
+
+  /// The connection has ended and no call is running any more. `cleanly` when it ended with NBD_CMD_DISC.
+  func close(cleanly: Bool)
+}
+
+/// Work that must wait until the reply is on the wire (waking the readers that a write serves).
+package typealias AfterReply = @Sendable () -> Void
+
+/// Where the payload of one write goes. Exactly one of `commit` and `abandon` is called, once.
+package protocol WriteReservation: AnyObject {
+  /// The memory for the payload: exactly the size of the range. Valid until `commit` or `abandon`.
+  @unsafe var memory: UnsafeMutableRawBufferPointer { get }
+  /// The payload is there: makes the write true. `durable` (FUA) as in `writeZeroes`.
+  func commit(durable: Bool) throws(ExportError) -> AfterReply?
+  /// The payload never came: nothing happened.
+  func abandon()
+}
+
+/// What a read came to.
+package enum ReadOutcome: Sendable {
+  /// The target is filled.
+  case served([ReadPiece])
+  /// The waiter is registered and will be woken exactly once.
+  case parked
+}
+
+/// A piece of a read's answer.
+package struct ReadPiece: Sendable, Equatable {
+  package var range: ByteRange
+  /// Whether the piece is known to be all zeroes, so that it can go as a hole chunk.
+  package var isHole: Bool
+
+  package init(range: ByteRange, isHole: Bool) {
+    self.range = range
+    self.isHole = isHole
+  }
+}
+
+/// A read that waits. The export calls `wake` exactly once, from any thread, without holding a lock; or never,
+/// after `cancel` returned true.
+package final class ReadWaiter: Sendable {
+  private let onWake: @Sendable (ReadWake) -> Void
+
+  /// A waiter that calls `onWake` (which must not block) when it is woken.
+  package init(onWake: @escaping @Sendable (ReadWake) -> Void) {
+    self.onWake = onWake
+  }
+
+  /// The wait is over.
+  package func wake(_ reason: ReadWake) { onWake(reason) }
+}
+
+/// Why a parked read is woken.
+package enum ReadWake: Sendable {
+  /// Read again: what was missing arrived, or the answer is known for another reason.
+  case retry
+  /// The read fails (timeout, shutdown, no space).
+  case failed(ExportError)
+}
+
+/// A failure to tell the client: an NBD error number and a sentence.
+package struct ExportError: Error, Sendable {
+  package var code: NBDError
+  package var message: String
+
+  package init(_ code: NBDError, _ message: String) {
+    self.code = code
+    self.message = message
+  }
+}

@@ -1,0 +1,54 @@
+internal import CSupport
+internal import Glibc
+
+/// One of our own threads: blocking calls (files, sockets, compression) run here and never on Swift's
+/// shared pool.
+///
+/// Whoever starts a thread joins it: `join` waits for the end of the body.
+package final class WorkerThread: Sendable {
+  private let handle: pthread_t
+
+  /// Bytes of stack: enough for our deepest call and small enough for thousands of threads, since only
+  /// touched pages are real.
+  package static let stackByteCount = 512 * 1024
+
+  /// Starts a thread that runs `body`. `name` (15 bytes kept) is what `top -H` shows. Returns nil when the
+  /// system has no thread left.
+  package init?(name: String, _ body: @escaping @Sendable () -> Void) {
+    let box = unsafe Unmanaged.passRetained(Entry(name: name, body: body))
+    var attributes = pthread_attr_t()
+    unsafe pthread_attr_init(&attributes)
+    unsafe pthread_attr_setstacksize(&attributes, Self.stackByteCount)
+    var thread = pthread_t()
+    // SAFETY: the box is retained for the new thread, which takes it over first thing; if there is no new
+    // thread it is released below.
+    let code = unsafe pthread_create(
+      &thread, &attributes,
+      { raw in
+        let entry = unsafe Unmanaged<Entry>.fromOpaque(raw!).takeRetainedValue()
+        unsafe entry.name.withCString { unsafe spw_name_thread($0) }
+        entry.body()
+        return nil
+      }, box.toOpaque())
+    unsafe pthread_attr_destroy(&attributes)
+    guard code == 0 else {
+      unsafe box.release()
+      return nil
+    }
+    handle = thread
+  }
+
+  /// Waits until the body has returned. Call it exactly once, and never from the thread itself.
+  package func join() {
+    pthread_join(handle, nil)
+  }
+
+  private final class Entry: Sendable {
+    let name: String
+    let body: @Sendable () -> Void
+    init(name: String, body: @escaping @Sendable () -> Void) {
+      self.name = name
+      self.body = body
+    }
+  }
+}
