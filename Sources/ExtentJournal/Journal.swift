@@ -1,5 +1,3 @@
-package import Bytes
-
 /// A journal directory, opened for writing by this process.
 package final class Journal: Sendable {
   /// Opens (or creates) the journal in `directory`, recovers what a crash left, and starts its threads.
