@@ -30,6 +30,7 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
   ],
   targets: [
@@ -43,14 +44,17 @@ let package = Package(
     .target(name: "Bytes", dependencies: ["CXXHash"], swiftSettings: strict),
     .target(name: "Threads", dependencies: ["CSupport"], swiftSettings: strict),
     .target(name: "BlockFile", dependencies: ["Bytes", "CSupport"], swiftSettings: strict),
-    .target(name: "Zstd", dependencies: ["Bytes", "CZstd"], swiftSettings: strict),
-    .target(name: "LMDB", dependencies: ["Bytes", "CLMDB"], swiftSettings: strict),
+    .target(name: "Zstd", dependencies: ["CZstd"], swiftSettings: strict),
+    .target(name: "LMDB", dependencies: ["CLMDB"], swiftSettings: strict),
     .target(name: "Extents", dependencies: ["Bytes"], swiftSettings: strict),
 
     // The engine and the wire: neither knows the other.
     .target(
       name: "ExtentJournal",
-      dependencies: ["Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport"],
+      dependencies: [
+        "Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport",
+        .product(name: "DequeModule", package: "swift-collections"),
+      ],
       swiftSettings: strict),
     .target(name: "NBDProtocol", dependencies: ["Bytes"], swiftSettings: strict),
     .target(
