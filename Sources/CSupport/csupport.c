@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 const int spw_O_DIRECT = O_DIRECT;
 const short spw_POLLRDHUP = POLLRDHUP;
@@ -35,3 +37,7 @@ void *spw_map_twice(int fd, off_t offset, size_t length) {
 int spw_unmap_twice(void *base, size_t length) { return munmap(base, 2 * length); }
 
 void spw_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
+
+int spw_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
+
+int spw_event(void) { return eventfd(0, EFD_CLOEXEC); }

@@ -23,4 +23,10 @@ int spw_unmap_twice(void *base, size_t length);
 /* Names the calling thread (15 bytes are kept). */
 void spw_name_thread(const char *name);
 
+/* accept4 with SOCK_CLOEXEC: a child process must not keep a client's connection open. */
+int spw_accept(int fd);
+
+/* An eventfd (CLOEXEC, blocking) at 0: readable once somebody has written to it. */
+int spw_event(void);
+
 #endif
