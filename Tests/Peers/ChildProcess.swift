@@ -15,7 +15,8 @@ package final class ChildProcess: Sendable {
 
   /// Starts the program at `path`.
   package init(_ path: String, _ arguments: [String], environment extra: [String: String] = [:]) throws {
-    command = ([path.split(separator: "/").last.map(String.init) ?? path] + arguments).joined(separator: " ")
+    let name = path.split(separator: "/").last.map(String.init) ?? path
+    command = String(([name] + arguments).joined(separator: " ").prefix(300))
     // A pipe is open to every child until it is marked; so one child at a time.
     Self.spawning.lock()
     defer { Self.spawning.unlock() }

@@ -12,14 +12,13 @@ package struct FilesystemImage: Sendable {
     (self.path, self.byteCount) = (path, byteCount)
     let tree = directory.file("tree")
     let share = byteCount / 16
-    var roots = ["/usr/share", "/usr/include", "/usr/lib/python3"]
-    try copyFiles(.text, from: roots, to: "\(tree)/text", upTo: 3 * share)
-    roots = ["/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/libexec"]
-    try copyFiles(.program, from: roots, to: "\(tree)/programs", upTo: 5 * share)
+    try copyFiles(
+      .text, from: ["/usr/share", "/usr/include", "/usr/lib/python3"], to: "\(tree)/text", upTo: 3 * share)
+    try copyFiles(
+      .program, from: ["/usr/bin", "/usr/lib/x86_64-linux-gnu"], to: "\(tree)/programs", upTo: 5 * share)
     // What is compressed already cannot be compressed again: the part of a disk that no journal can shrink.
-    try copyFiles(.program, from: roots.reversed(), to: "\(tree)/compressed", upTo: 2 * share)
-    let packed = try FileManager.default.contentsOfDirectory(atPath: "\(tree)/compressed")
-    try Program.gzip.run(["-1", "-f"] + packed.map { "\(tree)/compressed/\($0)" })
+    try copyFiles(.program, from: ["/usr/sbin", "/usr/lib"], to: "\(tree)/compressed", upTo: 2 * share)
+    try Program.gzip.run(["-1", "-r", "\(tree)/compressed"])
 
     let descriptor = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     guard descriptor >= 0, ftruncate(descriptor, Int(byteCount)) == 0 else {
@@ -55,27 +54,29 @@ private enum Kind {
 }
 
 /// Copies files of one kind, in the order of their names, until `bytesMax` is reached: the same choice on the
-/// same machine each time. Files that an ordinary user may not read are left out.
+/// same machine each time. Files that we may not read are left out.
 private func copyFiles(_ kind: Kind, from roots: [String], to target: String, upTo bytesMax: UInt64) throws {
-  let files = FileManager.default
-  try files.createDirectory(atPath: target, withIntermediateDirectories: true)
+  try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
   var copied: UInt64 = 0
   var number = 0
-  for root in roots {
-    for name in (files.enumerator(atPath: root)?.compactMap { $0 as? String } ?? []).sorted() {
-      guard copied < bytesMax else { return }
-      let source = "\(root)/\(name)"
-      var about = stat()
-      guard lstat(source, &about) == 0, about.st_mode & S_IFMT == S_IFREG, access(source, R_OK) == 0 else {
-        continue
+
+  func visit(_ path: String) throws {
+    var about = stat()
+    guard copied < bytesMax, lstat(path, &about) == 0, access(path, R_OK) == 0 else { return }
+    if about.st_mode & S_IFMT == S_IFDIR {
+      for name in try FileManager.default.contentsOfDirectory(atPath: path).sorted() {
+        try visit("\(path)/\(name)")
       }
+    } else if about.st_mode & S_IFMT == S_IFREG {
       let size = UInt64(about.st_size)
-      guard size >= 4096, size <= bytesMax / 4, copied + size <= bytesMax, Kind(source) == kind else {
-        continue
-      }
+      guard size >= 4096, size <= bytesMax / 4, copied + size <= bytesMax, Kind(path) == kind else { return }
       number += 1
-      try files.copyItem(atPath: source, toPath: "\(target)/\(number)-\(name.split(separator: "/").last!)")
+      let copy = "\(target)/\(number)-\(path.split(separator: "/").last!)"
+      try FileManager.default.copyItem(atPath: path, toPath: copy)
+      // A set-user-ID bit, or a missing permission to write, would only be in the way.
+      chmod(copy, 0o644)
       copied += size
     }
   }
+  for root in roots { try visit(root) }
 }
