@@ -9,7 +9,7 @@ extension ChildProcess {
     private let pid: pid_t
     private let lock = Lock()
     private let changed: Condition
-    private var exit: ExitStatus?
+    private var exit: ProcessEnd?
     private var openStreams = 2
     private var keptOutput: [UInt8] = []
     private var lines: [String] = []
@@ -24,7 +24,7 @@ extension ChildProcess {
       changed = Condition(lock)
     }
 
-    var status: ExitStatus? { lock.withLock { exit } }
+    var status: ProcessEnd? { lock.withLock { exit } }
     var output: [UInt8] { lock.withLock { keptOutput } }
     var errorLines: [String] {
       lock.withLock {
@@ -84,7 +84,7 @@ extension ChildProcess {
     }
 
     /// The exit status once both streams are read to their end as well, so that nothing said is missed.
-    func waitForEnd(until deadline: UInt64) -> ExitStatus? {
+    func waitForEnd(until deadline: UInt64) -> ProcessEnd? {
       lock.withLock {
         while exit == nil || openStreams > 0 { if !changed.wait(until: deadline) { return nil } }
         return exit

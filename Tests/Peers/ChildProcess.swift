@@ -10,6 +10,8 @@ import Threads
 package final class ChildProcess: Sendable {
   /// The command line, for messages.
   package let command: String
+  /// Its id, which may belong to another once it has ended.
+  package let processID: Int32
   private let state: State
   private static let spawning = NSLock()
 
@@ -57,6 +59,7 @@ package final class ChildProcess: Sendable {
       throw PeerError("cannot start \(path): \(String(cString: strerror(code)))")
     }
 
+    processID = pid
     state = State(pid)
     LivingChildren.add(state)
     Thread.detachNewThread { [state] in

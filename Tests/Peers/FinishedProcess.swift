@@ -1,5 +1,5 @@
 /// How a process ended.
-package enum ExitStatus: Sendable, Equatable, CustomStringConvertible {
+package enum ProcessEnd: Sendable, Equatable, CustomStringConvertible {
   case exited(Int32)
   case killed(signal: Int32)
 
@@ -15,7 +15,7 @@ package enum ExitStatus: Sendable, Equatable, CustomStringConvertible {
 package struct FinishedProcess: Sendable {
   /// The command line, for messages.
   package var command: String
-  package var status: ExitStatus
+  package var status: ProcessEnd
   /// Its stdout.
   package var output: [UInt8]
   /// Its stderr, line by line.

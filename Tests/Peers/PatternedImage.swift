@@ -26,8 +26,8 @@ package struct PatternedImage: Sendable {
     let mebibytes = byteCount >> 20
     let written = dataBytes.map { spread($0 >> 20, over: mebibytes) } ?? Array(0..<mebibytes * 7 / 8)
     for mebibyte in written {
-      // A sparse disk's data is all data; an ordinary one has runs of written zeroes in it.
-      let kind = Int(random.next() % (dataBytes == nil ? 4 : 3))
+      // An ordinary disk has a bit of all; the little data of a sparse one compresses as that of a fresh guest.
+      let kind = dataBytes == nil ? Int(random.next() % 4) : [0, 0, Blocks.mixed][Int(mebibyte % 3)]
       var block = blocks.all[kind]
       if kind != Blocks.zeroes { stamp(&block, mebibyte << 20, seed) }
       guard pwrite(descriptor, block, block.count, Int(mebibyte << 20)) == block.count else {
@@ -39,6 +39,7 @@ package struct PatternedImage: Sendable {
 
 /// The prepared mebibytes that an image is made of.
 private struct Blocks {
+  static let mixed = 2
   static let zeroes = 3
   let all: [[UInt8]]
 

@@ -11,18 +11,21 @@ package final class SpillwayDaemon {
   /// Starts the daemon on `journal` and returns when it says that it is ready.
   ///
   /// `disks` are values of `--disk`. Started again with the same arguments it takes the same journal and the same
-  /// sockets over, as a service manager would have it do.
+  /// sockets over, as a service manager would have it do. `launcher` is a command line that ends in executing the
+  /// words that follow it, in place: `unshare` or `sh -c 'exec "$@"'`.
   package init(
-    journal: String, disks: [String], in directory: TemporaryDirectory, _ more: [String] = []
+    journal: String, disks: [String], in directory: TemporaryDirectory, _ more: [String] = [],
+    launcher: [String] = []
   ) throws {
-    self.journal = journal
     ingestSocket = directory.file("ingest.sock")
     viewSocket = directory.file("view.sock")
-    child = try Spillway.start(
-      ["serve", "-j", journal]
-        + disks.flatMap { ["--disk", $0] }
-        + ["--listen", "unix:\(ingestSocket)", "--view", "unix:\(viewSocket)"]
-        + more)
+    let serve =
+      try launcher + [Spillway.path(), "serve", "-j", journal]
+      + disks.flatMap { ["--disk", $0] }
+      + ["--listen", "unix:\(ingestSocket)", "--view", "unix:\(viewSocket)"] + more
+    child = try ChildProcess(serve[0], Array(serve[1...]))
+    // A launcher may have given it filesystems of its own; seen through its root the path is right either way.
+    self.journal = launcher.isEmpty ? journal : "/proc/\(child.processID)/root\(journal)"
     _ = try child.waitForErrorLine(containing: "ready", within: .seconds(60))
   }
 
