@@ -58,11 +58,8 @@ extension EndToEnd {
       try Program.nbdcopy.run([source, daemon.ingestURI("vda")])
       try daemon.shutDown()
 
-      let segments = try #require(FileManager.default.enumerator(atPath: journal)).compactMap {
-        $0 as? String
-      }
-      .filter { $0.lowercased().contains("seg") }.map { "\(journal)/\($0)" }
-      .filter { FileManager.default.contents(atPath: $0)?.isEmpty == false }
+      let segments = try FileManager.default.contentsOfDirectory(atPath: "\(journal)/segments")
+        .map { "\(journal)/segments/\($0)" }
       try #require(!segments.isEmpty)
       for segment in segments {
         let file = try #require(FileHandle(forUpdatingAtPath: segment))

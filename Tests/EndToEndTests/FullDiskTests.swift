@@ -42,11 +42,12 @@ extension EndToEnd {
     @Test("from the start is exit code 1 and one line")
     func fromTheStart() throws {
       let command =
-        try FullDisk.launcher(mount, mebibytes: 1, ballast: 1)
+        try FullDisk.launcher(mount, mebibytes: 1, ballast: 2)
         + [Spillway.path(), "serve", "-j", "\(mount)/journal", "--disk", "vda=1M"]
       let result = try ChildProcess(command[0], Array(command[1...])).finish(within: .seconds(60))
       #expect(result.status == .exited(1))
       #expect(result.errorLines.count == 1, "\(result.errorLines)")
+      #expect(result.errorLines.first?.contains("space") == true, "it must say what there is none of")
     }
   }
 }
@@ -60,10 +61,12 @@ private enum FullDisk {
     } catch { return false }
   }()
 
-  /// A command line that mounts a tmpfs at `mount`, fills it with ballast and executes what follows.
+  /// A command line that mounts a tmpfs at `mount`, puts ballast in (as much as fits) and executes what follows.
   static func launcher(_ mount: String, mebibytes: Int, ballast: Int) throws -> [String] {
     let script = """
-      mount -t tmpfs -o size=\(mebibytes)m none "$0" && head -c \(ballast)M /dev/zero > "$0/ballast" && exec "$@"
+      mount -t tmpfs -o size=\(mebibytes)m none "$0" || exit 99
+      head -c \(ballast)M /dev/zero 2>/dev/null > "$0/ballast"
+      exec "$@"
       """
     let asRoot = geteuid() == 0 ? [] : ["--map-root-user"]
     return try [Program.unshare.path()] + asRoot + ["--mount", "/bin/sh", "-c", script, mount]

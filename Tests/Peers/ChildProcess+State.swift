@@ -110,7 +110,14 @@ extension ChildProcess {
 
     static func add(_ child: State) { children.add(child) }
     static func remove(_ child: State) { children.remove(child) }
-    static func killAll() { children.all().forEach { $0.send(SIGKILL) } }
+
+    /// Kills them all and waits until they are gone, or until that takes longer than it ever should.
+    static func killAll() {
+      let doomed = children.all()
+      doomed.forEach { $0.send(SIGKILL) }
+      let deadline = MonotonicClock.nanoseconds() + 10_000_000_000
+      doomed.forEach { $0.waitForExit(until: deadline) }
+    }
 
     private final class Registry: @unchecked Sendable {
       // Sendable: `lock` guards the dictionary.

@@ -4,12 +4,19 @@ import Testing
 
 @Suite("qemu's own monitor")
 struct RealMonitorTests {
+  let directory: TemporaryDirectory
+  let source: String
+
+  init() throws {
+    directory = try TemporaryDirectory()
+    source = directory.file("source.raw")
+  }
+
   @Test("a backup pushed to another NBD server ends well and the copy is identical")
   func push() throws {
-    let directory = try TemporaryDirectory()
-    let source = directory.file("source.raw")
     try PatternedImage(at: source, byteCount: 16 << 20, seed: 1)
     let server = try NBDKitMemory(byteCount: 16 << 20, in: directory)
+    defer { server.child.kill() }
     let qemu = try QEMUStorageDaemon(image: source, in: directory)
     try qemu.startBackup(toUnixSocket: server.socket, export: "")
     var seen: [String] = []
@@ -22,10 +29,9 @@ struct RealMonitorTests {
 
   @Test("a job whose target goes away fails with qemu's reason")
   func failedJob() throws {
-    let directory = try TemporaryDirectory()
-    let source = directory.file("source.raw")
     try PatternedImage(at: source, byteCount: 16 << 20, seed: 2)
     let server = try NBDKitMemory(byteCount: 16 << 20, in: directory)
+    defer { server.child.kill() }
     let qemu = try QEMUStorageDaemon(image: source, in: directory)
     // One mebibyte a second: the job is in its middle whenever the server dies.
     try qemu.startBackup(toUnixSocket: server.socket, export: "", bytesPerSecond: 1 << 20)
@@ -37,8 +43,6 @@ struct RealMonitorTests {
 
   @Test("a command that qemu does not know is refused with its class")
   func refusal() throws {
-    let directory = try TemporaryDirectory()
-    let source = directory.file("source.raw")
     try PatternedImage(at: source, byteCount: 1 << 20, seed: 3)
     let qemu = try QEMUStorageDaemon(image: source, in: directory)
     #expect(
@@ -63,6 +67,4 @@ private final class NBDKitMemory {
     // Its debug log is the only thing that says when it listens.
     _ = try child.waitForErrorLine(containing: "bound to unix socket", within: .seconds(30))
   }
-
-  deinit { child.kill() }
 }
