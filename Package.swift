@@ -76,5 +76,17 @@ let package = Package(
         "SpillwayService", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: strict),
+
+    // Real programs on the other end of the sockets: started, stopped and compared with.
+    .target(
+      name: "Peers", dependencies: ["Threads", "QEMUMonitor"], path: "Tests/Peers", swiftSettings: tested),
+    .executableTarget(
+      name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor"], path: "Tests/Demo",
+      swiftSettings: tested),
+    .testTarget(
+      name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers"], swiftSettings: tested),
+    // Depends on the program so that it is built beside the tests, which start it as its users do.
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "spillway"], swiftSettings: tested),
   ]
 )
