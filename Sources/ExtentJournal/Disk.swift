@@ -42,6 +42,12 @@ package final class Disk: Sendable {
     try journal.flush()
   }
 
+  /// Returns when everything acknowledged before the call, on any disk of the journal, survives power loss.
+  package func flush() throws(JournalError) { try journal.flush() }
+
+  /// A number for one reader, to drop its parked reads by.
+  package func newOwner() -> UInt64 { journal.ledger.newOwner() }
+
   /// Drops every parked read of `owner`: they are not woken any more.
   package func dropParked(owner: UInt64) {
     let layer = layer

@@ -315,9 +315,7 @@ package final class Journal: @unchecked Sendable {
     stopWaiting()
     var failure: JournalError?
     do throws(JournalError) { try checkpoint() } catch { failure = error }
-    spiller.end()
-    indexer.end()
-    timekeeper.end()
+    endThreads(spilling: failure == nil)
     if let failure { throw failure }
     var clean = superblock
     clean.isClean = true
@@ -325,5 +323,18 @@ package final class Journal: @unchecked Sendable {
     clean.adminAddress = ""
     try directory.writeSuperblock(clean)
     ring.file.remove()
+  }
+
+  /// Lets go of the journal as it is, like a process that dies: nothing is spilled, synced or marked. The next open
+  /// recovers it. No other call may run or follow.
+  package func abandon() {
+    stopWaiting()
+    endThreads(spilling: false)
+  }
+
+  private func endThreads(spilling: Bool) {
+    spiller.end(spilling: spilling)
+    indexer.end()
+    timekeeper.end()
   }
 }

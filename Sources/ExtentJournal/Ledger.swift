@@ -110,6 +110,7 @@ final class Ledger: @unchecked Sendable {
   private(set) var stall: JournalError?
   /// Set when reads must not wait any more.
   private(set) var isClosing = false
+  private var lastOwner: UInt64 = 0
   var counters = Counters()
 
   struct Counters {
@@ -332,6 +333,14 @@ final class Ledger: @unchecked Sendable {
     lock.withLock {
       isClosing = true
       return takeAllParked()
+    }
+  }
+
+  /// A number that no other reader has.
+  func newOwner() -> UInt64 {
+    lock.withLock {
+      lastOwner += 1
+      return lastOwner
     }
   }
 

@@ -9,7 +9,7 @@ internal import Threads
 // When the disk is full the batch stays where it is, in the ring: the writer thread tries again each second and says
 // so once. Any other error poisons the journal.
 final class Spiller: @unchecked Sendable {
-  // Sendable: the handover slot and `isEnding` are guarded by the ledger's lock.
+  // Sendable: the handover slot and the end flags are guarded by the ledger's lock.
   private let ledger: Ledger
   private let ring: SpoolRing
   private let writer: SegmentWriter
@@ -20,6 +20,7 @@ final class Spiller: @unchecked Sendable {
   private var packed: PackedBatch?
   private var packerIsDone = false
   private var isEnding = false
+  private var isAbandoning = false
   private var threads: [WorkerThread] = []
 
   /// Pending bytes at which a batch is made, and the most one takes.
@@ -53,10 +54,12 @@ final class Spiller: @unchecked Sendable {
     }
   }
 
-  /// Spills what is pending and ends the threads. With a full disk it gives up at once; the ring keeps the rest.
-  func end() {
+  /// Ends the threads, with `spilling` after everything pending is spilled. With a full disk it gives up at once; what
+  /// is not spilled stays in the ring.
+  func end(spilling: Bool) {
     ledger.lock.withLock {
       isEnding = true
+      isAbandoning = !spilling
       ledger.work.broadcast()
       ledger.progress.broadcast()
     }
@@ -66,7 +69,7 @@ final class Spiller: @unchecked Sendable {
 
   /// What the wait for work sleeps until, or nil when there is some. The ledger's lock is held.
   private var nothingToDoUntil: UInt64? {
-    guard !ledger.pending.isEmpty else { return .max }
+    guard !ledger.pending.isEmpty, !isAbandoning else { return .max }
     if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
       || ledger.wantedThrough > ledger.spilledThrough
       || ring.isUnderPressure
@@ -109,9 +112,10 @@ final class Spiller: @unchecked Sendable {
       ledger.lock.lock()
       while packed == nil, !packerIsDone { handover.wait() }
       let next = packed
+      let isAbandoning = isAbandoning
       ledger.lock.unlock()
       guard let next else { return }
-      let written = write(next)
+      let written = !isAbandoning && write(next)
       ledger.lock.withLock {
         packed = nil
         handover.broadcast()
