@@ -102,14 +102,14 @@ package final class ChildProcess: Sendable {
       command: command, status: status, output: state.output, errorLines: errorLines)
   }
 
-  /// The first line of its stderr that contains `text`; an error when it ends or `limit` passes without one.
-  package func waitForErrorLine(containing text: String, within limit: Duration) throws -> String {
-    if let line = state.waitForLine(until: instant(after: limit), where: { $0.contains(text) }) {
-      return line
-    }
+  /// The first line of its stderr that contains all of `words`; an error when it ends or `limit` passes without.
+  @discardableResult
+  package func waitForErrorLine(containing words: String..., within limit: Duration) throws -> String {
+    let line = state.waitForLine(until: instant(after: limit)) { line in words.allSatisfy(line.contains) }
+    if let line { return line }
     let how = state.status.map { "ended (\($0))" } ?? "went on"
-    throw PeerError(
-      "\(command): \(how) without a line with '\(text)'\n\(errorLines.suffix(20).joined(separator: "\n"))")
+    let said = errorLines.suffix(20).joined(separator: "\n")
+    throw PeerError("\(command): \(how) without a line with '\(words.joined(separator: " "))'\n\(said)")
   }
 
   /// What it has said on stderr so far.

@@ -26,7 +26,7 @@ package final class SpillwayDaemon {
     child = try ChildProcess(serve[0], Array(serve[1...]))
     // A launcher may have given it filesystems of its own; seen through its root the path is right either way.
     self.journal = launcher.isEmpty ? journal : "/proc/\(child.processID)/root\(journal)"
-    _ = try child.waitForErrorLine(containing: "ready", within: .seconds(60))
+    try child.waitForErrorLine(containing: "ready", ingestSocket, within: .seconds(60))
   }
 
   deinit { child.kill() }

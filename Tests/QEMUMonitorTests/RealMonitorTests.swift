@@ -65,6 +65,6 @@ private final class NBDKitMemory {
       "--foreground", "--verbose", "--unix", socket, "memory", "size=\(byteCount)",
     ])
     // Its debug log is the only thing that says when it listens.
-    _ = try child.waitForErrorLine(containing: "bound to unix socket", within: .seconds(30))
+    try child.waitForErrorLine(containing: "bound to unix socket", within: .seconds(30))
   }
 }
