@@ -77,16 +77,23 @@ let package = Package(
       ],
       swiftSettings: strict),
 
+    // What tests stand on: seeds, models, places to write.
+    .target(name: "TestKit", dependencies: ["Bytes"], path: "Tests/TestKit", swiftSettings: tested),
+    .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
+    .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
+    .testTarget(
+      name: "ExtentJournalTests", dependencies: ["Bytes", "ExtentJournal", "TestKit"], swiftSettings: tested),
+
     // Real programs on the other end of the sockets: started, stopped and compared with.
     .target(
-      name: "Peers", dependencies: ["Threads", "QEMUMonitor"], path: "Tests/Peers", swiftSettings: tested),
+      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers", swiftSettings: tested),
     .executableTarget(
-      name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor"], path: "Tests/Demo",
+      name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor", "TestKit"], path: "Tests/Demo",
       swiftSettings: tested),
     .testTarget(
-      name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers"], swiftSettings: tested),
+      name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers", "TestKit"], swiftSettings: tested),
     // Depends on the program so that it is built beside the tests, which start it as its users do.
     .testTarget(
-      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "spillway"], swiftSettings: tested),
+      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"], swiftSettings: tested),
   ]
 )

@@ -1,6 +1,8 @@
 import Bytes
 import Testing
 
+private func isZero(_ bytes: [UInt8]) -> Bool { bytes.span.bytes.isAllZero }
+
 @Suite struct QuantityTests {
   @Test(
     "sizes are read as people write them",
@@ -47,10 +49,10 @@ import Testing
   func zeroScan() {
     for count in [0, 1, 31, 32, 33, 64, 100] {
       var bytes = [UInt8](repeating: 0, count: count)
-      #expect(bytes.span.bytes.isAllZero)
+      #expect(isZero(bytes))
       for index in 0..<count {
         bytes[index] = 1
-        #expect(!bytes.span.bytes.isAllZero)
+        #expect(!isZero(bytes))
         bytes[index] = 0
       }
     }

@@ -1,6 +1,6 @@
+import TestKit
 import Bytes
 import Extents
-import Peers
 import Testing
 
 // Goal: the interval algebra agrees with the plainest model there is, an array with one cell a sector.
@@ -40,7 +40,8 @@ private func expand(_ map: ExtentMap<Mark>, in range: SectorRange, count: Int) -
 }
 
 @Suite struct ExtentMapTests {
-  @Test("a map of extents agrees with an array of sectors through random changes", arguments: [1, 2, 3, 4, 5, 6])
+  @Test(
+    "a map of extents agrees with an array of sectors through random changes", arguments: [1, 2, 3, 4, 5, 6])
   func randomChanges(seed: UInt64) {
     var random = SeededGenerator(seed: seed)
     let sectors = seed % 2 == 0 ? 200 : 20_000
@@ -100,7 +101,9 @@ private func expand(_ map: ExtentMap<Mark>, in range: SectorRange, count: Int) -
           layers[index].insert(range, mark)
         }
         layers[index].forEach { (range, value) in
-          for sector in range.start..<range.end { expected[Int(sector)] = value.advanced(by: sector - range.start) }
+          for sector in range.start..<range.end {
+            expected[Int(sector)] = value.advanced(by: sector - range.start)
+          }
         }
       }
       var gaps = Gaps(SectorRange(start: 0, count: 100))
@@ -115,7 +118,8 @@ private func expand(_ map: ExtentMap<Mark>, in range: SectorRange, count: Int) -
       }
       #expect(found == expected, "seed \(seed)")
       let missing = Set(gaps.ranges.flatMap { Array($0.start..<$0.end) })
-      #expect(missing == Set(expected.indices.filter { expected[$0] == nil }.map(UInt64.init)), "seed \(seed)")
+      #expect(
+        missing == Set(expected.indices.filter { expected[$0] == nil }.map(UInt64.init)), "seed \(seed)")
     }
   }
 }

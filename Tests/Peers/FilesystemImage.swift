@@ -1,3 +1,4 @@
+package import TestKit
 import Foundation
 import Glibc
 

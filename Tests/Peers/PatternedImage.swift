@@ -1,3 +1,4 @@
+import TestKit
 import Glibc
 
 /// A raw disk image for tests: runs of zeroes, text-like and random blocks, and a tail that was never written.

@@ -1,3 +1,4 @@
+package import TestKit
 package import QEMUMonitor
 
 /// A real qemu without a guest: it holds a raw image as node `src` and pushes it as a backup job, exactly as a

@@ -1,3 +1,5 @@
+package import TestKit
+
 /// A running `spillway serve`.
 package final class SpillwayDaemon {
   /// The process, for its stderr and its end.

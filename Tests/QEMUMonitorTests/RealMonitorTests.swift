@@ -1,3 +1,4 @@
+import TestKit
 import Peers
 import QEMUMonitor
 import Testing

@@ -9,7 +9,8 @@ package final class TemporaryDirectory: Sendable {
     let root = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
     var template = Array("\(root)/spillway-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else {
-      throw PeerError("cannot make a directory in \(root): \(String(cString: strerror(errno)))")
+      throw TemporaryDirectoryError(
+        description: "cannot make a directory in \(root): \(String(cString: strerror(errno)))")
     }
     path = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
   }
@@ -21,4 +22,9 @@ package final class TemporaryDirectory: Sendable {
 
   /// Removes it and all that is in it, before its time.
   package func remove() { try? FileManager.default.removeItem(atPath: path) }
+}
+
+/// Why there is no temporary directory.
+package struct TemporaryDirectoryError: Error, CustomStringConvertible {
+  package let description: String
 }
