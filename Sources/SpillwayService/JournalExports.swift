@@ -178,7 +178,9 @@ private final class Reservation: WriteReservation {
   @unsafe var memory: UnsafeMutableRawBufferPointer { unsafe slot.memory }
 
   func commit(durable: Bool) throws(ExportError) -> AfterReply? {
-    do throws(JournalError) { return try slot.commit(durable: durable).afterReply } catch { throw ExportError(error) }
+    do throws(JournalError) { return try slot.commit(durable: durable).afterReply } catch {
+      throw ExportError(error)
+    }
   }
 
   func abandon() { slot.abandon() }
