@@ -72,5 +72,11 @@ let package = Package(
         "SpillwayService", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: strict),
+
+    .testTarget(
+      name: "NBDProtocolTests", dependencies: ["Bytes", "NBDProtocol"], swiftSettings: tested),
+    .testTarget(
+      name: "NBDServerTests", dependencies: ["Bytes", "Threads", "NBDProtocol", "NBDServer"],
+      swiftSettings: tested),
   ]
 )

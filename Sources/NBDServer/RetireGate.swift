@@ -2,10 +2,10 @@ internal import Threads
 
 /// Lets a connection change its export until the connection is retired.
 ///
-/// A client that lost its connection reconnects and sends its unanswered writes again (qemu, `reconnect-delay`).
-/// The old connection's copy may still be queued in its socket: applied after the resend, and after what the
-/// client wrote next, it would bring old data back. Hence the new connection retires the old one first: after
-/// `retire` no change begins, and the one in progress has ended.
+/// A client that lost its connection reconnects and sends its unanswered writes again (qemu,
+/// `reconnect-delay`). The old connection's copy may still be queued in its socket: applied after the resend,
+/// and after what the client wrote next, it would bring old data back. Hence the new connection retires the
+/// old one first: after `retire` no change begins, and the one in progress has ended.
 final class RetireGate: @unchecked Sendable {
   // Sendable: everything mutable is guarded by `lock`.
   private let lock = Lock()
