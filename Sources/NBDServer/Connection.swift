@@ -64,8 +64,9 @@ final class Connection: @unchecked Sendable {
   func retireIfGone(export name: String) {
     let isBound = lock.withLock { binding?.name == name && binding?.isReadOnly == false }
     guard isBound, socket.isGone else { return }
-    server.log(.info, "connection \(number): its client has gone and \"\(name)\" has a new one; retired")
     gate.retire()
+    server.log(.info, "connection \(number): its client has gone and \"\(name)\" has a new one; retired")
+    gate.waitForEnd()
   }
 
   // MARK: - Negotiation

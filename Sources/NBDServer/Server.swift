@@ -35,7 +35,14 @@ package final class Server: @unchecked Sendable {
   ) throws(ServerError) -> ListenAddress {
     let listener = try Listener(ListeningSockets(address), log: log)
     try listener.start { [self] descriptor in accept(descriptor, directory, listener.address) }
-    lock.withLock { listeners.append(listener) }
+    let isTooLate = lock.withLock { () -> Bool in
+      if !isStopping { listeners.append(listener) }
+      return isStopping
+    }
+    if isTooLate {
+      listener.stop()
+      throw ServerError("\(address): the server is stopping")
+    }
     return listener.address
   }
 

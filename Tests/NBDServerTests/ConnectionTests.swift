@@ -124,6 +124,24 @@ struct ConnectionTests {
     rmdir(directory)
   }
 
+  @Test("when no descriptor is left clients wait, and are let in once there is one")
+  func descriptorsExhausted() async {
+    // In a process of its own: it takes every descriptor there is.
+    await #expect(processExitsWith: .success) {
+      let bench = try Bench(MemoryDisk())
+      var few = rlimit(rlim_cur: 64, rlim_max: 64)
+      setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &few)
+      var taken: [Int32] = []
+      while case let descriptor = dup(0), descriptor >= 0 { taken.append(descriptor) }
+      close(taken.removeLast())
+      let client = try bench.client()
+      #expect(bench.wait(forLog: "accept: "))
+      for descriptor in taken { close(descriptor) }
+      try client.go()
+      bench.close()
+    }
+  }
+
   @Test("listeners of one server may show different exports")
   func directories() throws {
     let bench = try Bench(MemoryDisk())

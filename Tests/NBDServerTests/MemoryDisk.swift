@@ -120,7 +120,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
       let sectors = range.coveringSectors
       if (sectors.start..<sectors.end).contains(where: disk.missing.contains) {
         disk.waiters.append(waiter())
-        disk.happened.append("park")
+        disk.happened += ["park", "park \(range.start)"]
         disk.changed.broadcast()
         return .parked
       }

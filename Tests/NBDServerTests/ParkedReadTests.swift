@@ -70,12 +70,18 @@ struct ParkedReadTests {
     defer { bench.close() }
     let client = try bench.readyClient()
     client.read(cookie: 1, 0, 512)
-    #expect(disk.wait(for: "park"))
+    #expect(disk.wait(for: "park 0"))
     disk.wakeAll(times: 3)
-    #expect(disk.wait(for: "park", count: 2))
-    #expect(disk.waiting == 1, "one wake, one attempt")
+    #expect(disk.wait(for: "park 0", count: 2))
+    // Woken reads are tried in the order of their waking: when this one is back, nothing earlier is
+    // outstanding.
+    client.read(cookie: 3, 512, 512)
+    #expect(disk.wait(for: "park 512"))
+    disk.wakeAll()
+    #expect(disk.wait(for: "park 512", count: 2))
+    #expect(disk.log.count { $0 == "park 0" } == 3, "one wake, one attempt")
     disk.arrive(0..<8)
-    #expect(try client.simple(data: 512).cookie == 1)
+    #expect(try Set([client.simple(data: 512).cookie, client.simple(data: 512).cookie]) == [1, 3])
     client.flush(cookie: 2)
     #expect(try client.simple().cookie == 2, "nothing in between")
   }
