@@ -95,5 +95,10 @@ let package = Package(
     // Depends on the program so that it is built beside the tests, which start it as its users do.
     .testTarget(
       name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"], swiftSettings: tested),
+    .testTarget(
+      name: "NBDProtocolTests", dependencies: ["Bytes", "NBDProtocol"], swiftSettings: tested),
+    .testTarget(
+      name: "NBDServerTests", dependencies: ["Bytes", "Threads", "NBDProtocol", "NBDServer"],
+      swiftSettings: tested),
   ]
 )
