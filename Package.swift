@@ -82,11 +82,13 @@ let package = Package(
     .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
     .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
     .testTarget(
-      name: "ExtentJournalTests", dependencies: ["Bytes", "ExtentJournal", "TestKit"], swiftSettings: tested),
+      name: "ExtentJournalTests", dependencies: ["Bytes", "Threads", "ExtentJournal", "TestKit"],
+      swiftSettings: tested),
 
     // Real programs on the other end of the sockets: started, stopped and compared with.
     .target(
-      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers", swiftSettings: tested),
+      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers",
+      swiftSettings: tested),
     .executableTarget(
       name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor", "TestKit"], path: "Tests/Demo",
       swiftSettings: tested),
@@ -94,7 +96,8 @@ let package = Package(
       name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers", "TestKit"], swiftSettings: tested),
     // Depends on the program so that it is built beside the tests, which start it as its users do.
     .testTarget(
-      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"], swiftSettings: tested),
+      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"],
+      swiftSettings: tested),
     .testTarget(
       name: "NBDProtocolTests", dependencies: ["Bytes", "NBDProtocol"], swiftSettings: tested),
     .testTarget(

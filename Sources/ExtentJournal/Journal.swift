@@ -285,7 +285,7 @@ package final class Journal: @unchecked Sendable {
     ledger.work.signal()
     while ledger.spilledThrough < target {
       if let failure = ledger.failure { throw failure }
-      if ledger.isClosing, let stall = ledger.stall { throw stall }
+      if ledger.isClosing, ledger.stall != nil { throw .closing }
       ledger.progress.wait()
     }
     return ledger.published.batch
@@ -301,10 +301,9 @@ package final class Journal: @unchecked Sendable {
 
   /// Wakes every parked read; reads that would wait fail from now on. First step of a shutdown.
   package func stopWaiting() {
-    let (woken, stall) = (ledger.beginClosing(), ledger.lock.withLock { ledger.stall })
-    for read in woken { read.wake(.retry) }
+    for read in ledger.beginClosing() { read.wake(.retry) }
     // Writers that wait for room on a full disk would wait for ever.
-    if let stall { ring.close(stall) }
+    if ledger.lock.withLock({ ledger.stall != nil }) { ring.close(.closing) }
   }
 
   /// Spills, syncs, commits the index, marks the journal as closed cleanly and ends the threads. No other call may
@@ -314,7 +313,11 @@ package final class Journal: @unchecked Sendable {
   package func close() throws(JournalError) {
     stopWaiting()
     var failure: JournalError?
-    do throws(JournalError) { try checkpoint() } catch { failure = error }
+    do throws(JournalError) {
+      try checkpoint()
+    } catch {
+      failure = error.kind == .closing ? ledger.lock.withLock { ledger.stall } ?? error : error
+    }
     endThreads(spilling: failure == nil)
     if let failure { throw failure }
     var clean = superblock

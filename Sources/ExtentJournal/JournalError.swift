@@ -13,6 +13,8 @@ package struct JournalError: Error, Sendable {
     case inUse
     /// The disk is full; goes on when space returns (exit 1).
     case noSpace
+    /// The journal is being closed: nobody should be told, whoever asked may ask the next owner.
+    case closing
   }
 
   package var kind: Kind
@@ -23,4 +25,6 @@ package struct JournalError: Error, Sendable {
     self.kind = kind
     self.message = message
   }
+
+  static let closing = JournalError(.closing, "the journal is being closed")
 }

@@ -270,6 +270,7 @@ extension ExportError {
     switch error.kind {
     case .noSpace: self.init(.noSpace, error.message)
     case .usage: self.init(.invalid, error.message)
+    case .closing: self.init(.shutdown, error.message)
     case .failed, .damaged, .inUse: self.init(.inputOutput, error.message)
     }
   }

@@ -26,6 +26,11 @@ package struct StatusRun: Sendable, Equatable {
   package var byteCount: UInt64
   /// Whether it reads as zeroes and holds nothing.
   package var isHole: Bool
+
+  package init(byteCount: UInt64, isHole: Bool) {
+    self.byteCount = byteCount
+    self.isHole = isHole
+  }
 }
 
 extension Disk {
@@ -108,7 +113,7 @@ extension Disk {
     }
     if let failure = ledger.failure { throw failure }
     if let stall = ledger.stall { throw stall }
-    if ledger.isClosing { throw JournalError(.failed, "the journal is closing") }
+    if ledger.isClosing { throw .closing }
     let timeout = journal.options.readTimeoutNanoseconds
     if timeout > 0, MonotonicClock.nanoseconds() >= since + timeout {
       throw JournalError(.failed, timeoutMessage)

@@ -160,6 +160,7 @@ final class Spiller: @unchecked Sendable {
           let reason = JournalError(error)
           log(.error, "disk full: \(reason.message)")
           for read in ledger.setStall(reason) { read.wake(.retry) }
+          if ledger.lock.withLock({ ledger.isClosing }) { ring.close(.closing) }
         }
         if !waitForSpace() { return false }
       }

@@ -1,0 +1,117 @@
+import Bytes
+import ExtentJournal
+import Foundation
+import TestKit
+import Testing
+import Threads
+
+/// A journal in a directory of its own, with its ring beside it, that can be closed, abandoned and opened again.
+final class JournalFixture {
+  let directory: TemporaryDirectory
+  var options = JournalOptions()
+  private(set) var journal: Journal!
+  let messages = Messages()
+
+  init(_ change: (inout JournalOptions) -> Void = { _ in }) throws {
+    directory = try TemporaryDirectory()
+    options.spoolDirectory = directory.path
+    options.spoolByteCount = 16 << 20
+    change(&options)
+    try open()
+  }
+
+  deinit {
+    // A test that failed in the middle leaves the journal open.
+    journal?.abandon()
+  }
+
+  var path: String { directory.file("j") }
+
+  func open() throws {
+    let messages = messages
+    journal = try Journal.open(path, options: options) { messages.add("\($0): \($1)") }
+  }
+
+  func close() throws {
+    defer { journal = nil }
+    try journal.close()
+  }
+
+  /// Leaves the journal as a killed process would.
+  func crash() {
+    journal.abandon()
+    journal = nil
+  }
+
+  /// The ring file that an open or crashed journal has.
+  var ringPath: String? {
+    try? FileManager.default.contentsOfDirectory(atPath: directory.path)
+      .first { $0.hasSuffix(".ring") }.map(directory.file)
+  }
+
+  var segmentPaths: [String] {
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: path + "/segments")) ?? []
+    return names.sorted().map { "\(path)/segments/\($0)" }
+  }
+
+  /// What was logged, from any thread.
+  final class Messages: @unchecked Sendable {
+    private let lock = Lock()
+    private var lines: [String] = []
+    func add(_ line: String) { lock.withLock { lines.append(line) } }
+    var all: [String] { lock.withLock { lines } }
+  }
+}
+
+extension Disk {
+  /// Writes `bytes` at `offset` and wakes whom they serve.
+  func write(_ bytes: [UInt8], at offset: UInt64) throws {
+    let slot = try reserve(ByteRange(offset: offset, count: UInt64(bytes.count)))
+    slot.memory.copyBytes(from: bytes)
+    try slot.commit(durable: false).wake()
+  }
+
+  /// The bytes of `range` as a writer reads them.
+  func bytes(_ range: ByteRange) throws -> [UInt8] {
+    let buffer = AlignedBuffer(byteCount: Int(range.count))
+    var target = buffer.mutableBytes
+    _ = try readIngest(range, into: &target)
+    return Array(buffer.raw)
+  }
+
+  /// Reads the view; nil when the read is parked (`wake` is then called once).
+  func view(
+    _ range: ByteRange, since: UInt64 = MonotonicClock.nanoseconds(), owner: UInt64 = 0,
+    wake: @escaping @Sendable (ParkWake) -> Void = { _ in }
+  ) throws -> [UInt8]? {
+    let buffer = AlignedBuffer(byteCount: Int(range.count))
+    var target = buffer.mutableBytes
+    switch try readView(range, into: &target, since: since, isRetry: false, owner: owner, wake: { wake }) {
+    case .served: return Array(buffer.raw)
+    case .parked: return nil
+    }
+  }
+}
+
+/// Counts wake-ups and lets a test wait for them.
+final class WakeCount: @unchecked Sendable {
+  private let lock = Lock()
+  private let changed: Condition
+  private var wakes: [ParkWake] = []
+
+  init() { changed = Condition(lock) }
+
+  func add(_ wake: ParkWake) {
+    lock.withLock {
+      wakes.append(wake)
+      changed.broadcast()
+    }
+  }
+
+  /// Returns when there were at least `count`.
+  func wait(for count: Int) {
+    lock.withLock { while wakes.count < count { changed.wait() } }
+  }
+
+  var all: [ParkWake] { lock.withLock { wakes } }
+}

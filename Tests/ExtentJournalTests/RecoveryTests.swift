@@ -1,0 +1,175 @@
+import Bytes
+import ExtentJournal
+import Foundation
+import TestKit
+import Testing
+
+// Goal: what a journal finds when it is opened again: everything acknowledged, or a clear refusal.
+// Method: real files; the journal is closed or abandoned, something is done to its files, and it is opened again.
+
+private let pattern = (0..<256 << 10).map { UInt8(truncatingIfNeeded: $0 / 13) }
+
+/// The kind of error that `body` throws, if it does.
+private func failure(_ body: () throws -> Void) -> JournalError.Kind? {
+  do {
+    try body()
+    return nil
+  } catch {
+    return (error as? JournalError)?.kind
+  }
+}
+
+private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) throws {
+  let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+  try file.seek(toOffset: offset)
+  try file.write(contentsOf: Data(bytes))
+  try file.close()
+}
+
+@Suite struct RecoveryTests {
+  private func filled(mode: DiskMode = .device) throws -> (JournalFixture, Disk) {
+    let fixture = try JournalFixture()
+    let disk = try fixture.journal.disk("d", byteCount: 16 << 20, mode: mode)
+    try disk.write(pattern, at: 1 << 20)
+    return (fixture, disk)
+  }
+
+  private func content(_ fixture: JournalFixture) throws -> [UInt8] {
+    try fixture.journal.disk("d", byteCount: nil, mode: nil).bytes(
+      ByteRange(offset: 1 << 20, count: 256 << 10))
+  }
+
+  @Test("what was only in the spool is there after a crash, and after a crash of the recovery")
+  func spool() throws {
+    let (fixture, _) = try filled()
+    for _ in 0..<3 {
+      fixture.crash()
+      try fixture.open()
+      #expect(try content(fixture) == pattern)
+    }
+    #expect(try fixture.journal.status().spilledThrough < fixture.journal.status().lastSequence)
+    try fixture.close()
+    #expect(fixture.ringPath == nil, "a clean close leaves a ring behind")
+    try fixture.open()
+    #expect(try content(fixture) == pattern)
+  }
+
+  @Test("a lost ring is refused, and accepted only when told to; snapshots are then tainted")
+  func lostRing() throws {
+    let (fixture, _) = try filled(mode: .snapshot)
+    fixture.crash()
+    try FileManager.default.removeItem(atPath: #require(fixture.ringPath))
+    #expect(failure { try fixture.open() } == .damaged)
+    fixture.options.acceptLoss = true
+    try fixture.open()
+    #expect(try fixture.journal.status().disks[0].generations[0].tainted)
+  }
+
+  @Test("an index that is gone or is rubbish is built again from the segments", arguments: [false, true])
+  func lostIndex(rubbish: Bool) throws {
+    let (fixture, disk) = try filled()
+    for piece in 0..<200 as Range<UInt64> {
+      try disk.write(Array(pattern[..<512]), at: (8 << 20) + piece * 1024)
+    }
+    try disk.trim(ByteRange(offset: (8 << 20) + 1024, count: 4096), durable: false).wake()
+    let before = try disk.bytes(ByteRange(offset: 0, count: 16 << 20))
+    try fixture.close()
+    let data = fixture.path + "/index/data.mdb"
+    if rubbish {
+      try Data(repeating: 0x5A, count: 65536).write(to: URL(fileURLWithPath: data))
+    } else {
+      try FileManager.default.removeItem(atPath: data)
+    }
+    try fixture.open()
+    let again = try fixture.journal.disk("d", byteCount: nil, mode: nil)
+    #expect(try again.bytes(ByteRange(offset: 0, count: 16 << 20)) == before)
+  }
+
+  @Test("a torn tail is cut and the ring brings the batch back")
+  func tornTail() throws {
+    let (fixture, _) = try filled()
+    try fixture.journal.flush()
+    fixture.crash()
+    // The segment ends in the middle of what a dying process was writing.
+    let segment = try #require(fixture.segmentPaths.last)
+    let size = try #require(FileManager.default.attributesOfItem(atPath: segment)[.size] as? Int)
+    try overwrite(segment, at: UInt64(size), [UInt8](repeating: 0x11, count: 5000))
+    try fixture.open()
+    #expect(fixture.messages.all.contains { $0.contains("cut an unfinished batch") })
+    #expect(try content(fixture) == pattern)
+    fixture.crash()
+    try fixture.open()
+    #expect(try content(fixture) == pattern)
+  }
+
+  @Test("a damaged superblock is refused, of the journal and of a segment", arguments: [false, true])
+  func superblocks(ofSegment: Bool) throws {
+    let (fixture, _) = try filled()
+    try fixture.close()
+    let path = try ofSegment ? #require(fixture.segmentPaths.first) : fixture.path + "/journal"
+    try overwrite(path, at: 20, [1, 2, 3])
+    #expect(failure { try fixture.open() } == .damaged)
+  }
+
+  @Test("a damaged frame fails the reads that need it, and no others")
+  func damagedFrame() throws {
+    let (fixture, disk) = try filled()
+    try fixture.journal.checkpoint()
+    try disk.write(pattern, at: 4 << 20)
+    try fixture.close()
+    // Inside the first frame's stored bytes: behind the superblock and the frame's header.
+    let segment = try #require(fixture.segmentPaths.first)
+    let bytes = try Data(contentsOf: URL(fileURLWithPath: segment))
+    let frame = try #require(bytes.range(of: Data("SPWF".utf8)))
+    try overwrite(segment, at: UInt64(frame.lowerBound) + 100, [0xFF, 0xFE, 0xFD])
+    try fixture.open()
+    let again = try fixture.journal.disk("d", byteCount: nil, mode: nil)
+    #expect(failure { _ = try again.bytes(ByteRange(offset: 1 << 20, count: 256 << 10)) } == .damaged)
+    #expect(fixture.messages.all.contains { $0.contains("bytes") && $0.contains("are damaged") })
+    #expect(try again.bytes(ByteRange(offset: 4 << 20, count: 256 << 10)) == pattern)
+  }
+
+  @Test("a second owner, another size and another mode are refused")
+  func refusals() throws {
+    let (fixture, _) = try filled()
+    #expect(
+      failure { _ = try Journal.open(fixture.path, options: fixture.options, log: { _, _ in }) } == .inUse)
+    #expect(failure { _ = try fixture.journal.disk("d", byteCount: 1 << 20, mode: nil) } == .usage)
+    #expect(failure { _ = try fixture.journal.disk("d", byteCount: nil, mode: .snapshot) } == .usage)
+    #expect(failure { _ = try fixture.journal.disk("e", byteCount: nil, mode: nil) } == .usage)
+    #expect(failure { _ = try fixture.journal.disk("e", byteCount: 1000, mode: nil) } == .usage)
+  }
+
+  @Test("completion survives a crash")
+  func completion() throws {
+    let (fixture, disk) = try filled()
+    try disk.complete()
+    fixture.crash()
+    try fixture.open()
+    #expect(try fixture.journal.disk("d", byteCount: nil, mode: nil).isComplete)
+  }
+
+  @Test("a replay beside the owner has everything up to the checkpoint, and is sparse")
+  func replay() throws {
+    let (fixture, disk) = try filled()
+    try disk.writeZeroes(ByteRange(offset: 8 << 20, count: 1 << 20), mayTrim: false, durable: false).wake()
+    try fixture.journal.checkpoint()
+    let output = fixture.directory.file("out.raw")
+    let report = try Replay.toRawFile(
+      from: JournalReader.open(fixture.path), disk: "d", output: output, force: false, tainted: false,
+      progress: { _, _ in })
+    #expect(report.dataBytes == 256 << 10 && report.zeroBytes == 1 << 20)
+    #expect(report.absentBytes == (16 << 20) - report.dataBytes - report.zeroBytes)
+    let image = try Data(contentsOf: URL(fileURLWithPath: output))
+    #expect(try Array(image) == disk.bytes(ByteRange(offset: 0, count: 16 << 20)))
+    let blocks = try FileHandle(forReadingFrom: URL(fileURLWithPath: output))
+    var status = stat()
+    #expect(fstat(blocks.fileDescriptor, &status) == 0 && status.st_blocks * 512 < 1 << 20)
+    #expect(
+      failure {
+        _ = try Replay.toRawFile(
+          from: JournalReader.open(fixture.path), disk: "d", output: output, force: false, tainted: false,
+          progress: { _, _ in })
+      } == .usage)
+  }
+}
