@@ -2,10 +2,20 @@ internal import Bytes
 internal import NBDProtocol
 
 /// What a connection has received and not yet dealt with: headers, and the beginnings of payloads.
+///
+/// Small requests are received as many at a time as there are. Around a large payload only the next header
+/// is: what follows it is most likely another large payload, which would have to be copied out of here again.
 struct InputBuffer: ~Copyable {
   private let buffer = AlignedBuffer(byteCount: 64 << 10)
   private var start = 0
   private var end = 0
+  /// Whether the last payload was a large one and nothing was received since.
+  private var followsLargePayload = false
+
+  /// From how many bytes on a payload is worth a system call of its own.
+  private static let largePayloadByteCount = 16 << 10
+  /// Room for one request's header.
+  private static let headerByteCount = 64
 
   init() {
     precondition(buffer.byteCount >= Limits.inputBytesMin, "the machine may need more at once")
@@ -30,6 +40,7 @@ struct InputBuffer: ~Copyable {
   mutating func receive(from socket: Socket) throws(SocketError) {
     // SAFETY: an empty buffer without an address is a valid vector of no bytes.
     _ = try unsafe receive(UnsafeMutableRawBufferPointer(start: nil, count: 0), from: socket)
+    followsLargePayload = false
   }
 
   /// Fills `payload` from the buffer first and then from the socket; what the socket gives beyond it stays
@@ -40,6 +51,7 @@ struct InputBuffer: ~Copyable {
     unsafe payload.copyMemory(
       from: UnsafeRawBufferPointer(rebasing: buffer.raw[start..<start + buffered]))
     consume(buffered)
+    followsLargePayload = payload.count >= Self.largePayloadByteCount
     var filled = buffered
     while filled < payload.count {
       // SAFETY: filled < count; the slice lies inside the payload.
@@ -54,7 +66,8 @@ struct InputBuffer: ~Copyable {
   ) throws(SocketError) -> Int {
     compact()
     // SAFETY: the free end lies inside the buffer, which self alone uses.
-    let free = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[end...])
+    let limit = followsLargePayload ? min(end + Self.headerByteCount, buffer.byteCount) : buffer.byteCount
+    let free = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[end..<limit])
     let count = try unsafe socket.receive(first, free)
     let taken = min(count, first.count)
     end += count - taken
