@@ -32,6 +32,14 @@ final class JournalFixture {
     journal = try Journal.open(path, options: options) { messages.add("\($0): \($1)") }
   }
 
+  /// Makes the disk that `disk` gives.
+  func makeDisk(_ name: String, byteCount: UInt64, mode: DiskMode) throws {
+    _ = try journal.disk(name, byteCount: byteCount, mode: mode)
+  }
+
+  /// The one disk. Take it anew after a reopening: a handle keeps its journal alive, and with it lock and index.
+  var disk: Disk { journal.disks[0] }
+
   func close() throws {
     defer { journal = nil }
     try journal.close()

@@ -11,42 +11,42 @@ private let block = ByteRange(offset: 64 << 10, count: 64 << 10)
 private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
 
 @Suite struct ParkedReadTests {
-  private func snapshot(_ change: (inout JournalOptions) -> Void = { _ in }) throws -> (JournalFixture, Disk)
-  {
+  private func snapshot(_ change: (inout JournalOptions) -> Void = { _ in }) throws -> JournalFixture {
     let fixture = try JournalFixture(change)
-    return (fixture, try fixture.journal.disk("d", byteCount: 1 << 20, mode: .snapshot))
+    try fixture.makeDisk("d", byteCount: 1 << 20, mode: .snapshot)
+    return fixture
   }
 
   @Test("a read parked on a range wakes once when it has arrived, and then gets the bytes")
   func arrival() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
     let wakes = WakeCount()
-    #expect(try disk.view(block, wake: wakes.add) == nil)
+    #expect(try fixture.disk.view(block, wake: wakes.add) == nil)
     #expect(try fixture.journal.status().parkedReads == 1)
-    try disk.write([UInt8](repeating: 1, count: 4096), at: 0)
+    try fixture.disk.write([UInt8](repeating: 1, count: 4096), at: 0)
     #expect(wakes.all.isEmpty, "another block woke it")
-    try disk.write(pattern, at: block.start)
+    try fixture.disk.write(pattern, at: block.start)
     #expect(wakes.all.count == 1)
-    #expect(try disk.view(block) == pattern)
+    #expect(try fixture.disk.view(block) == pattern)
     #expect(try fixture.journal.status().parkedReads == 0)
     #expect(try fixture.journal.status().waitedReads == 1)
   }
 
   @Test("a read of several pieces is served only when the last of them is there", arguments: [false, true])
   func pieces(zeroesLast: Bool) throws {
-    let (_, disk) = try snapshot()
+    let fixture = try snapshot()
     let half = UInt64(32 << 10)
     let wakes = WakeCount()
-    #expect(try disk.view(block, wake: wakes.add) == nil)
-    try disk.write(Array(pattern[Int(half)...]), at: block.start + half)
-    #expect(try disk.view(block) == nil, "half of it was served")
+    #expect(try fixture.disk.view(block, wake: wakes.add) == nil)
+    try fixture.disk.write(Array(pattern[Int(half)...]), at: block.start + half)
+    #expect(try fixture.disk.view(block) == nil, "half of it was served")
     if zeroesLast {
       let zeroes = ByteRange(offset: block.start, count: half)
-      try disk.writeZeroes(zeroes, mayTrim: false, durable: false).wake()
-      #expect(try disk.view(block) == [UInt8](repeating: 0, count: Int(half)) + pattern[Int(half)...])
+      try fixture.disk.writeZeroes(zeroes, mayTrim: false, durable: false).wake()
+      #expect(try fixture.disk.view(block) == [UInt8](repeating: 0, count: Int(half)) + pattern[Int(half)...])
     } else {
-      try disk.write(Array(pattern[..<Int(half)]), at: block.start)
-      #expect(try disk.view(block) == pattern)
+      try fixture.disk.write(Array(pattern[..<Int(half)]), at: block.start)
+      #expect(try fixture.disk.view(block) == pattern)
     }
     #expect(wakes.all.count == 1)
   }
@@ -55,75 +55,76 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
   func completion() throws {
     for mode in DiskMode.allCases {
       let fixture = try JournalFixture()
-      let disk = try fixture.journal.disk("d", byteCount: 1 << 20, mode: mode)
+      try fixture.makeDisk("d", byteCount: 1 << 20, mode: mode)
       let wakes = WakeCount()
-      #expect(try disk.view(block, wake: wakes.add) == nil)
-      try disk.complete()
+      #expect(try fixture.disk.view(block, wake: wakes.add) == nil)
+      try fixture.disk.complete()
       #expect(wakes.all.count == 1)
       if mode == .snapshot {
-        #expect(throws: JournalError.self) { try disk.view(block) }
+        #expect(throws: JournalError.self) { try fixture.disk.view(block) }
       } else {
-        #expect(try disk.view(block) == [UInt8](repeating: 0, count: 64 << 10))
+        #expect(try fixture.disk.view(block) == [UInt8](repeating: 0, count: 64 << 10))
       }
-      try disk.complete()
+      try fixture.disk.complete()
       #expect(wakes.all.count == 1, "woken twice")
     }
   }
 
   @Test("a read that waits too long is told so, once")
   func timeout() throws {
-    let (fixture, disk) = try snapshot { $0.readTimeoutNanoseconds = 1_000_000 }
+    let fixture = try snapshot { $0.readTimeoutNanoseconds = 1_000_000 }
     let wakes = WakeCount()
     // Parked far in the past: it is due at once, whatever the machine's speed.
-    if try disk.view(block, since: MonotonicClock.nanoseconds(), wake: wakes.add) == nil {
+    if try fixture.disk.view(block, since: MonotonicClock.nanoseconds(), wake: wakes.add) == nil {
       wakes.wait(for: 1)
       guard case .timedOut = wakes.all[0] else { return #expect(Bool(false), "woken for another reason") }
     }
-    #expect(throws: JournalError.self) { try disk.view(block, since: 1) }
-    try disk.write(pattern, at: block.start)
+    #expect(throws: JournalError.self) { try fixture.disk.view(block, since: 1) }
+    try fixture.disk.write(pattern, at: block.start)
     #expect(wakes.all.count == 1)
     #expect(try fixture.journal.status().parkedReads == 0)
   }
 
   @Test("the reads of a reader that has gone are dropped and never woken; others stay")
   func disconnect() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
     let gone = WakeCount()
     let here = WakeCount()
-    for _ in 0..<100 { #expect(try disk.view(block, owner: 1, wake: gone.add) == nil) }
-    #expect(try disk.view(block, owner: 2, wake: here.add) == nil)
-    disk.dropParked(owner: 1)
+    for _ in 0..<100 { #expect(try fixture.disk.view(block, owner: 1, wake: gone.add) == nil) }
+    #expect(try fixture.disk.view(block, owner: 2, wake: here.add) == nil)
+    fixture.disk.dropParked(owner: 1)
     #expect(try fixture.journal.status().parkedReads == 1)
-    try disk.write(pattern, at: block.start)
+    try fixture.disk.write(pattern, at: block.start)
     #expect(gone.all.isEmpty)
     #expect(here.all.count == 1)
   }
 
   @Test("a shutdown wakes what waits, and nothing parks after it")
   func shutdown() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
     let wakes = WakeCount()
-    #expect(try disk.view(block, wake: wakes.add) == nil)
+    #expect(try fixture.disk.view(block, wake: wakes.add) == nil)
     fixture.journal.stopWaiting()
     #expect(wakes.all.count == 1)
-    #expect(throws: JournalError.self) { try disk.view(block) }
+    #expect(throws: JournalError.self) { try fixture.disk.view(block) }
   }
 
   @Test("until completion the reader's wish rules: wait, zeroes or error", arguments: Unarrived.allCases)
   func wishes(unarrived: Unarrived) throws {
-    let (_, disk) = try snapshot { $0.unarrived = unarrived }
+    let fixture = try snapshot { $0.unarrived = unarrived }
     switch unarrived {
-    case .wait: #expect(try disk.view(block) == nil)
-    case .zeroes: #expect(try disk.view(block) == [UInt8](repeating: 0, count: 64 << 10))
-    case .error: #expect(throws: JournalError.self) { try disk.view(block) }
+    case .wait: #expect(try fixture.disk.view(block) == nil)
+    case .zeroes: #expect(try fixture.disk.view(block) == [UInt8](repeating: 0, count: 64 << 10))
+    case .error: #expect(throws: JournalError.self) { try fixture.disk.view(block) }
     }
-    let status = try disk.status(block, asWriter: false, limit: 10)
+    let status = try fixture.disk.status(block, asWriter: false, limit: 10)
     #expect(status == [StatusRun(byteCount: block.count, isHole: false)], "what is awaited is data")
   }
 
   @Test("readers that race with the writer are each woken exactly once and get the right bytes")
   func race() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
+    let disk = fixture.disk
     let readers = 4
     let rounds = 8
     let done = WakeCount()
@@ -155,7 +156,7 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
       threads.append(try #require(thread))
     }
     for piece in 0..<UInt64(rounds) {
-      try disk.write([UInt8](repeating: UInt8(piece + 1), count: 64 << 10), at: piece * 64 << 10)
+      try fixture.disk.write([UInt8](repeating: UInt8(piece + 1), count: 64 << 10), at: piece * 64 << 10)
       if piece % 2 == 0 { try fixture.journal.checkpoint() }
     }
     done.wait(for: readers)

@@ -5,7 +5,7 @@ import TestKit
 import Testing
 
 // Goal: what a journal finds when it is opened again: everything acknowledged, or a clear refusal.
-// Method: real files; the journal is closed or abandoned, something is done to its files, and it is opened again.
+// Method: real files; the journal is closed or abandoned, something is done to its files, and it is opened fixture.disk.
 
 private let pattern = (0..<256 << 10).map { UInt8(truncatingIfNeeded: $0 / 13) }
 
@@ -27,21 +27,21 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 }
 
 @Suite struct RecoveryTests {
-  private func filled(mode: DiskMode = .device) throws -> (JournalFixture, Disk) {
+  private func filled(mode: DiskMode = .device) throws -> JournalFixture {
     let fixture = try JournalFixture()
-    let disk = try fixture.journal.disk("d", byteCount: 16 << 20, mode: mode)
-    try disk.write(pattern, at: 1 << 20)
-    return (fixture, disk)
+    try fixture.makeDisk("d", byteCount: 16 << 20, mode: mode)
+    try fixture.disk.write(pattern, at: 1 << 20)
+    return fixture
   }
 
   private func content(_ fixture: JournalFixture) throws -> [UInt8] {
-    try fixture.journal.disk("d", byteCount: nil, mode: nil).bytes(
+    try fixture.disk.bytes(
       ByteRange(offset: 1 << 20, count: 256 << 10))
   }
 
   @Test("what was only in the spool is there after a crash, and after a crash of the recovery")
   func spool() throws {
-    let (fixture, _) = try filled()
+    let fixture = try filled()
     for _ in 0..<3 {
       fixture.crash()
       try fixture.open()
@@ -56,7 +56,7 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 
   @Test("a lost ring is refused, and accepted only when told to; snapshots are then tainted")
   func lostRing() throws {
-    let (fixture, _) = try filled(mode: .snapshot)
+    let fixture = try filled(mode: .snapshot)
     fixture.crash()
     try FileManager.default.removeItem(atPath: #require(fixture.ringPath))
     #expect(failure { try fixture.open() } == .damaged)
@@ -67,12 +67,12 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 
   @Test("an index that is gone or is rubbish is built again from the segments", arguments: [false, true])
   func lostIndex(rubbish: Bool) throws {
-    let (fixture, disk) = try filled()
+    let fixture = try filled()
     for piece in 0..<200 as Range<UInt64> {
-      try disk.write(Array(pattern[..<512]), at: (8 << 20) + piece * 1024)
+      try fixture.disk.write(Array(pattern[..<512]), at: (8 << 20) + piece * 1024)
     }
-    try disk.trim(ByteRange(offset: (8 << 20) + 1024, count: 4096), durable: false).wake()
-    let before = try disk.bytes(ByteRange(offset: 0, count: 16 << 20))
+    try fixture.disk.trim(ByteRange(offset: (8 << 20) + 1024, count: 4096), durable: false).wake()
+    let before = try fixture.disk.bytes(ByteRange(offset: 0, count: 16 << 20))
     try fixture.close()
     let data = fixture.path + "/index/data.mdb"
     if rubbish {
@@ -81,13 +81,12 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
       try FileManager.default.removeItem(atPath: data)
     }
     try fixture.open()
-    let again = try fixture.journal.disk("d", byteCount: nil, mode: nil)
-    #expect(try again.bytes(ByteRange(offset: 0, count: 16 << 20)) == before)
+    #expect(try fixture.disk.bytes(ByteRange(offset: 0, count: 16 << 20)) == before)
   }
 
   @Test("a torn tail is cut and the ring brings the batch back")
   func tornTail() throws {
-    let (fixture, _) = try filled()
+    let fixture = try filled()
     try fixture.journal.flush()
     fixture.crash()
     // The segment ends in the middle of what a dying process was writing.
@@ -104,7 +103,7 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 
   @Test("a damaged superblock is refused, of the journal and of a segment", arguments: [false, true])
   func superblocks(ofSegment: Bool) throws {
-    let (fixture, _) = try filled()
+    let fixture = try filled()
     try fixture.close()
     let path = try ofSegment ? #require(fixture.segmentPaths.first) : fixture.path + "/journal"
     try overwrite(path, at: 20, [1, 2, 3])
@@ -113,9 +112,9 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 
   @Test("a damaged frame fails the reads that need it, and no others")
   func damagedFrame() throws {
-    let (fixture, disk) = try filled()
+    let fixture = try filled()
     try fixture.journal.checkpoint()
-    try disk.write(pattern, at: 4 << 20)
+    try fixture.disk.write(pattern, at: 4 << 20)
     try fixture.close()
     // Inside the first frame's stored bytes: behind the superblock and the frame's header.
     let segment = try #require(fixture.segmentPaths.first)
@@ -123,15 +122,14 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     let frame = try #require(bytes.range(of: Data("SPWF".utf8)))
     try overwrite(segment, at: UInt64(frame.lowerBound) + 100, [0xFF, 0xFE, 0xFD])
     try fixture.open()
-    let again = try fixture.journal.disk("d", byteCount: nil, mode: nil)
-    #expect(failure { _ = try again.bytes(ByteRange(offset: 1 << 20, count: 256 << 10)) } == .damaged)
+    #expect(failure { _ = try fixture.disk.bytes(ByteRange(offset: 1 << 20, count: 256 << 10)) } == .damaged)
     #expect(fixture.messages.all.contains { $0.contains("bytes") && $0.contains("are damaged") })
-    #expect(try again.bytes(ByteRange(offset: 4 << 20, count: 256 << 10)) == pattern)
+    #expect(try fixture.disk.bytes(ByteRange(offset: 4 << 20, count: 256 << 10)) == pattern)
   }
 
   @Test("a second owner, another size and another mode are refused")
   func refusals() throws {
-    let (fixture, _) = try filled()
+    let fixture = try filled()
     #expect(
       failure { _ = try Journal.open(fixture.path, options: fixture.options, log: { _, _ in }) } == .inUse)
     #expect(failure { _ = try fixture.journal.disk("d", byteCount: 1 << 20, mode: nil) } == .usage)
@@ -142,18 +140,20 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
 
   @Test("completion survives a crash")
   func completion() throws {
-    let (fixture, disk) = try filled()
-    try disk.complete()
+    let fixture = try filled()
+    try fixture.disk.complete()
     fixture.crash()
     try fixture.open()
-    #expect(try fixture.journal.disk("d", byteCount: nil, mode: nil).isComplete)
+    #expect(fixture.disk.isComplete)
   }
 
-  @Test("a replay beside the owner has everything up to the checkpoint, and is sparse")
+  @Test("a replay of a closed journal has everything and is sparse, and spares a file that is not empty")
   func replay() throws {
-    let (fixture, disk) = try filled()
-    try disk.writeZeroes(ByteRange(offset: 8 << 20, count: 1 << 20), mayTrim: false, durable: false).wake()
-    try fixture.journal.checkpoint()
+    let fixture = try filled()
+    try fixture.disk.writeZeroes(ByteRange(offset: 8 << 20, count: 1 << 20), mayTrim: false, durable: false)
+      .wake()
+    let content = try fixture.disk.bytes(ByteRange(offset: 0, count: 16 << 20))
+    try fixture.close()
     let output = fixture.directory.file("out.raw")
     let report = try Replay.toRawFile(
       from: JournalReader.open(fixture.path), disk: "d", output: output, force: false, tainted: false,
@@ -161,7 +161,7 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     #expect(report.dataBytes == 256 << 10 && report.zeroBytes == 1 << 20)
     #expect(report.absentBytes == (16 << 20) - report.dataBytes - report.zeroBytes)
     let image = try Data(contentsOf: URL(fileURLWithPath: output))
-    #expect(try Array(image) == disk.bytes(ByteRange(offset: 0, count: 16 << 20)))
+    #expect(Array(image) == content)
     let blocks = try FileHandle(forReadingFrom: URL(fileURLWithPath: output))
     var status = stat()
     #expect(fstat(blocks.fileDescriptor, &status) == 0 && status.st_blocks * 512 < 1 << 20)

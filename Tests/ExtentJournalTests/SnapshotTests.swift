@@ -8,9 +8,10 @@ import Testing
 private let pattern = (0..<128 << 10).map { UInt8(truncatingIfNeeded: $0 / 11) }
 
 @Suite struct SnapshotTests {
-  private func snapshot() throws -> (JournalFixture, Disk) {
+  private func snapshot() throws -> JournalFixture {
     let fixture = try JournalFixture()
-    return (fixture, try fixture.journal.disk("d", byteCount: 64 << 20, mode: .snapshot))
+    try fixture.makeDisk("d", byteCount: 64 << 20, mode: .snapshot)
+    return fixture
   }
 
   private func isTainted(_ fixture: JournalFixture) throws -> Bool {
@@ -20,51 +21,54 @@ private let pattern = (0..<128 << 10).map { UInt8(truncatingIfNeeded: $0 / 11) }
   @Test(
     "a retry is acknowledged, adds only what was missing and stores nothing twice", arguments: [false, true])
   func retry(spilled: Bool) throws {
-    let (fixture, disk) = try snapshot()
-    try disk.write(Array(pattern[..<(64 << 10)]), at: 0)
+    let fixture = try snapshot()
+    try fixture.disk.write(Array(pattern[..<(64 << 10)]), at: 0)
     if spilled { try fixture.journal.checkpoint() }
     let written = try fixture.journal.status().writtenBytes
-    try disk.write(Array(pattern[..<(64 << 10)]), at: 0)
+    try fixture.disk.write(Array(pattern[..<(64 << 10)]), at: 0)
     #expect(try fixture.journal.status().writtenBytes == written)
-    try disk.write(pattern, at: 0)
+    try fixture.disk.write(pattern, at: 0)
     #expect(try fixture.journal.status().writtenBytes == written + (64 << 10))
-    #expect(try disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
+    #expect(try fixture.disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
     #expect(try !isTainted(fixture))
   }
 
   @Test("zeroes written as data and zeroes written as such are the same")
   func zeroes() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
     let range = ByteRange(offset: 0, count: 64 << 10)
-    try disk.writeZeroes(range, mayTrim: false, durable: false).wake()
-    try disk.write([UInt8](repeating: 0, count: 64 << 10), at: 0)
-    try disk.write([UInt8](repeating: 0, count: 64 << 10), at: 1 << 20)
-    try disk.writeZeroes(ByteRange(offset: 1 << 20, count: 128 << 10), mayTrim: true, durable: false).wake()
+    try fixture.disk.writeZeroes(range, mayTrim: false, durable: false).wake()
+    try fixture.disk.write([UInt8](repeating: 0, count: 64 << 10), at: 0)
+    try fixture.disk.write([UInt8](repeating: 0, count: 64 << 10), at: 1 << 20)
+    try fixture.disk.writeZeroes(ByteRange(offset: 1 << 20, count: 128 << 10), mayTrim: true, durable: false)
+      .wake()
     #expect(try !isTainted(fixture))
     #expect(
-      try disk.status(range, asWriter: false, limit: 4) == [StatusRun(byteCount: 64 << 10, isHole: true)])
+      try fixture.disk.status(range, asWriter: false, limit: 4) == [
+        StatusRun(byteCount: 64 << 10, isHole: true)
+      ])
   }
 
   @Test(
     "a write that differs taints the generation, keeps the first bytes and fails readers",
     arguments: [0, 1, 2])
   func contradiction(how: Int) throws {
-    let (fixture, disk) = try snapshot()
-    try disk.write(pattern, at: 0)
+    let fixture = try snapshot()
+    try fixture.disk.write(pattern, at: 0)
     if how == 1 { try fixture.journal.checkpoint() }
     let wakes = WakeCount()
-    #expect(try disk.view(ByteRange(offset: 1 << 20, count: 512), wake: wakes.add) == nil)
+    #expect(try fixture.disk.view(ByteRange(offset: 1 << 20, count: 512), wake: wakes.add) == nil)
     if how == 2 {
-      try disk.writeZeroes(ByteRange(offset: 4096, count: 512), mayTrim: false, durable: false).wake()
+      try fixture.disk.writeZeroes(ByteRange(offset: 4096, count: 512), mayTrim: false, durable: false).wake()
     } else {
       var other = Array(pattern[4096..<8192])
       other[100] ^= 1
-      try disk.write(other, at: 4096)
+      try fixture.disk.write(other, at: 4096)
     }
     #expect(try isTainted(fixture))
     #expect(wakes.all.count == 1, "who waits for a broken generation must learn of it")
-    #expect(throws: JournalError.self) { try disk.view(ByteRange(offset: 0, count: 512)) }
-    #expect(try disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
+    #expect(throws: JournalError.self) { try fixture.disk.view(ByteRange(offset: 0, count: 512)) }
+    #expect(try fixture.disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
     fixture.crash()
     try fixture.open()
     #expect(try isTainted(fixture), "the taint did not survive")
@@ -83,31 +87,31 @@ private let pattern = (0..<128 << 10).map { UInt8(truncatingIfNeeded: $0 / 11) }
 
   @Test("a trim of a snapshot is ignored")
   func trims() throws {
-    let (_, disk) = try snapshot()
-    try disk.write(pattern, at: 0)
-    try disk.trim(ByteRange(offset: 0, count: 64 << 10), durable: false).wake()
-    #expect(try disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
-    try disk.trim(ByteRange(offset: 1 << 20, count: 64 << 10), durable: false).wake()
-    #expect(try disk.view(ByteRange(offset: 1 << 20, count: 512)) == nil)
+    let fixture = try snapshot()
+    try fixture.disk.write(pattern, at: 0)
+    try fixture.disk.trim(ByteRange(offset: 0, count: 64 << 10), durable: false).wake()
+    #expect(try fixture.disk.bytes(ByteRange(offset: 0, count: 128 << 10)) == pattern)
+    try fixture.disk.trim(ByteRange(offset: 1 << 20, count: 64 << 10), durable: false).wake()
+    #expect(try fixture.disk.view(ByteRange(offset: 1 << 20, count: 512)) == nil)
   }
 
   @Test("a write larger than a reservation may be is taken whole, and its retry too")
   func large() throws {
-    let (fixture, disk) = try snapshot()
+    let fixture = try snapshot()
     var random = SeededGenerator(seed: 9)
     let bytes = (0..<(20 << 20) / 8).flatMap { _ in
       withUnsafeBytes(of: random.next()) { Array($0) }
     }
     for _ in 0..<2 {
-      try disk.write(bytes, at: 1 << 20)
-      #expect(try disk.bytes(ByteRange(offset: 1 << 20, count: 20 << 20)) == bytes)
+      try fixture.disk.write(bytes, at: 1 << 20)
+      #expect(try fixture.disk.bytes(ByteRange(offset: 1 << 20, count: 20 << 20)) == bytes)
     }
     #expect(try fixture.journal.status().writtenBytes == 20 << 20)
   }
 
   @Test("reading a snapshot's ingest export where nothing arrived is an error, never zeroes")
   func unarrived() throws {
-    let (_, disk) = try snapshot()
-    #expect(throws: JournalError.self) { try disk.bytes(ByteRange(offset: 0, count: 512)) }
+    let fixture = try snapshot()
+    #expect(throws: JournalError.self) { try fixture.disk.bytes(ByteRange(offset: 0, count: 512)) }
   }
 }
