@@ -1,0 +1,110 @@
+internal import ExtentJournal
+internal import Logging
+
+/// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
+package struct JournalTools: Sendable {
+  private let directory: JournalDirectory
+  private let log: Logger
+
+  /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
+  package init(_ directory: JournalDirectory) {
+    self.directory = directory
+    log = StandardErrorLog.logger(level: .warning)
+  }
+
+  /// `spillway status`: the table, or with `asJSON` the `JournalStatus` as JSON with sorted members.
+  package func status(asJSON: Bool) throws(ServiceError) -> String {
+    let value: JSONValue
+    if let daemon = try connect() {
+      value = try daemon.execute("status")
+    } else {
+      value = try JSONValue(encoding: openReader().status())
+    }
+    if asJSON { return try value.text(isPretty: true) + "\n" }
+    return StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
+  }
+
+  /// `spillway ctl`: has the daemon carry out `command`.
+  package func control(
+    _ command: String, _ arguments: [String: JSONValue] = [:]
+  ) throws(ServiceError) {
+    guard let daemon = try connect() else {
+      throw .failed("no daemon serves \(directory.path); start one with spillway serve -j \(directory.path)")
+    }
+    _ = try daemon.execute(command, arguments)
+  }
+
+  /// `spillway replay`: writes the disk `name` to the raw file `output`, sparse.
+  package func replay(
+    _ name: String, to output: String, force: Bool, tainted: Bool
+  ) throws(ServiceError) {
+    let name = try DiskSpecification.checkedName(name, context: "replay \(name)")
+    let output = try Self.checkedOutput(output)
+    let reader = try settledReader()
+    var progress = ProgressLine(name)
+    defer { progress.clear() }
+    try reportingJournalErrors { () throws(JournalError) in
+      try Replay.toRawFile(
+        from: reader, disk: name, output: output, force: force, tainted: tainted,
+        progress: { progress.update(done: $0, total: $1) })
+    }
+  }
+
+  /// Names that look like another kind of output: a raw file of that name would only mislead.
+  private static func checkedOutput(_ output: String) throws(ServiceError) -> String {
+    guard !output.isEmpty, output != "-", !output.hasPrefix("nbd:"), !output.hasPrefix("nbd+") else {
+      throw .usage("replay \(output): OUTPUT is the path of a file (./NAME for a name that looks otherwise)")
+    }
+    guard !output.hasSuffix(".qcow2") else {
+      throw .usage("replay \(output): the output is raw; name it so and convert it with qemu-img convert")
+    }
+    return output
+  }
+
+  /// A reader that sees everything acknowledged before the call.
+  private func settledReader() throws(ServiceError) -> JournalReader {
+    if let daemon = try connect() {
+      _ = try daemon.execute("checkpoint")
+      return try openReader()
+    }
+    // A journal that was closed cleanly is only read, so that it may lie on a read-only medium.
+    if case .success(let reader) = Result(catching: openReader), reader.status().wasClosed { return reader }
+    try recover()
+    return try openReader()
+  }
+
+  /// Opens the journal as its owner and closes it again: that brings what the spool holds into the segments.
+  private func recover() throws(ServiceError) {
+    var options = JournalOptions()
+    options.spoolByteCount = ServeConfiguration.spoolByteCountMin
+    let journal = try reportingJournalErrors { () throws(JournalError) in
+      try Journal.open(directory.path, options: options, log: log.forJournal)
+    }
+    try reportingJournalErrors { () throws(JournalError) in try journal.close() }
+  }
+
+  private func openReader() throws(ServiceError) -> JournalReader {
+    try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.open(directory.path, log: log.forJournal)
+    }
+  }
+
+  /// The daemon that serves the journal; nil when nobody does.
+  private func connect() throws(ServiceError) -> AdminClient? {
+    try directory.requireExistence()
+    let owner = try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.owner(of: directory.path)
+    }
+    guard owner.isServed else { return nil }
+    guard let address = owner.adminAddress else {
+      throw ServiceError(
+        .inUse, "another process has \(directory.path) open and takes no commands; wait for it to end")
+    }
+    do throws(ServiceError) { return try AdminClient(address: address) } catch {
+      throw ServiceError(
+        .inUse,
+        "another process has \(directory.path) open and does not answer: \(error.message); it may be starting or stopping, try again"
+      )
+    }
+  }
+}
