@@ -72,5 +72,12 @@ let package = Package(
         "SpillwayService", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: strict),
+
+    .testTarget(
+      name: "ServiceTests",
+      dependencies: [
+        "SpillwayService", "ExtentJournal", "Threads", .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: tested),
   ]
 )

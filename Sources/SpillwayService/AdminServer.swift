@@ -59,9 +59,13 @@ package final class AdminServer: @unchecked Sendable {
 
   /// Lets the replies under way out and ends. Call it after `stopAccepting`.
   package func finish() {
-    for socket in lock.withLock({ clients.values.map(\.socket) }) { socket.shutdownReading() }
     // Nobody adds clients any more, so what is here now is all there is.
-    for thread in lock.withLock({ clients.values.compactMap(\.thread) }) { thread.join() }
+    let last = lock.withLock {
+      defer { clients = [:] }
+      return clients.values
+    }
+    for client in last { client.socket.shutdownReading() }
+    for client in last { client.thread?.join() }
   }
 
   private func acceptClients() {
@@ -90,7 +94,7 @@ package final class AdminServer: @unchecked Sendable {
     }
   }
 
-  /// Joins the threads whose clients have gone. Only the accepting thread does, so a number is always that of a
+  /// Joins the threads whose clients have gone. Only the accepting thread does, so each number is that of a
   /// thread which it has registered.
   private func joinFinished() {
     let gone = lock.withLock {

@@ -6,9 +6,8 @@ internal import Threads
 /// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
 ///
 /// Start, in this order: signals blocked (before any thread) → journal → disks → NBD sockets → admin socket →
-/// pid file → the ready line → COMMAND. Stop, the other way round: COMMAND → admin commands → parked reads →
-/// NBD connections (dropped, never answered: qemu would fail the guest's write) → journal closed → the answer to
-/// `ctl shutdown`. Paths of sockets go before the journal is let go, for the next daemon may bind them then.
+/// pid file → the ready line → COMMAND. Stop: COMMAND → parked reads → NBD connections (dropped, never answered:
+/// qemu would fail the guest's write) → admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let go, for the next daemon may bind them then.
 package final class Daemon {
   private let configuration: ServeConfiguration
   private let log: Logger
@@ -142,8 +141,7 @@ package final class Daemon {
     let needed = UInt64(configuration.maximumConnections) + 256
     if let openFiles = settings.openFiles, UInt64(openFiles) < needed {
       log.warning(
-        "\(openFiles) open files are allowed and --max-connections \(configuration.maximumConnections) may need \(needed); raise the limit (ulimit -Hn)"
-      )
+        "\(openFiles) open files are allowed and \(needed) may be needed; raise the limit (ulimit -Hn)")
     }
   }
 }

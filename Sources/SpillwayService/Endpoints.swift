@@ -4,8 +4,8 @@ package struct Endpoints: Sendable {
   private let view: [SocketAddress]
   private let disks: [String]
 
-  /// The endpoints of `disks` (the first is the one that `$uri` names) at the addresses that were bound. None of
-  /// the lists is empty.
+  /// The endpoints of `disks` (the first is the one that `$uri` names) at the addresses that were bound. None
+  /// of the lists is empty.
   package init(listen: [SocketAddress], view: [SocketAddress], disks: [String]) {
     precondition(!listen.isEmpty && !view.isEmpty && !disks.isEmpty, "there is nothing to announce")
     self.listen = listen

@@ -3,8 +3,8 @@ package protocol WireServer: Sendable {
   /// Serves the exports (`viewsOnly`: the views) at `address`, replacing the socket that a dead process left
   /// there. Returns the address with the port that was chosen if it was 0.
   func listen(on address: SocketAddress, viewsOnly: Bool) throws(ServiceError) -> SocketAddress
-  /// Accepts nobody any more, removes its sockets' paths, drops every connection and returns when their threads
-  /// are gone.
+  /// Accepts nobody any more, removes its sockets' paths, drops every connection and returns when their
+  /// threads are gone.
   func stop()
 }
 

@@ -101,10 +101,8 @@ package struct JournalTools: Sendable {
         .inUse, "another process has \(directory.path) open and takes no commands; wait for it to end")
     }
     do throws(ServiceError) { return try AdminClient(address: address) } catch {
-      throw ServiceError(
-        .inUse,
-        "another process has \(directory.path) open and does not answer: \(error.message); it may be starting or stopping, try again"
-      )
+      let what = "another process has \(directory.path) open and does not answer: \(error.message)"
+      throw ServiceError(.inUse, "\(what); it may be starting or stopping, try again")
     }
   }
 }

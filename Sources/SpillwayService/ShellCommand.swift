@@ -42,7 +42,7 @@ final class ShellCommand: @unchecked Sendable {
 
   private func reap() {
     var information = unsafe siginfo_t()
-    // WNOWAIT: the process stays a zombie, so that its number cannot become another's before the lock is held.
+    // WNOWAIT: the process stays a zombie, so that its number is not another's before the lock is held.
     // SAFETY: waitid and waitpid fill what they are given and keep nothing.
     while unsafe waitid(P_PID, id_t(process), &information, WEXITED | WNOWAIT) < 0 && errno == EINTR {}
     lock.withLock {
@@ -63,7 +63,7 @@ final class ShellCommand: @unchecked Sendable {
     var blocked = TerminationSignals.signalSet([])
     var usual = TerminationSignals.signalSet([SIGPIPE, SIGTERM, SIGINT, SIGHUP])
     var process = pid_t()
-    // SAFETY: attributes are made, used and destroyed here; the strings live until after posix_spawn returned.
+    // SAFETY: attributes are made, used and destroyed here; the strings outlive the call of posix_spawn.
     unsafe posix_spawnattr_init(&attributes)
     defer { unsafe posix_spawnattr_destroy(&attributes) }
     unsafe posix_spawnattr_setsigmask(&attributes, &blocked)

@@ -21,7 +21,7 @@ package enum SocketAddress: Hashable, Sendable {
     }
   }
 
-  /// The unix socket at an absolute `path`, if the kernel can take it. `option` is what the user would change.
+  /// The unix socket at an absolute `path`, if the kernel can take it; `option` is what the user can change.
   package static func unix(_ path: String, option: String) throws(ServiceError) -> SocketAddress {
     guard !path.utf8.contains(0) else { throw .usage("\(option): a path holds no NUL byte") }
     guard path.utf8.count <= unixPathByteCountMax else {

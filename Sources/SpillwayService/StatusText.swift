@@ -5,13 +5,11 @@ package import ExtentJournal
 package enum StatusText {
   /// The table, with a line break after each line.
   package static func render(_ status: JournalStatus, directory: String) -> String {
+    let segments = ByteCount.text(status.segmentBytes)
     var rows: [(String, String)] = [
       ("journal", "\(directory), \(state(status))"),
       ("uuid", status.uuid),
-      (
-        "segments",
-        "\(status.segmentCount), \(ByteCount.text(status.segmentBytes)), index \(ByteCount.text(status.indexBytes))"
-      ),
+      ("segments", "\(status.segmentCount), \(segments), index \(ByteCount.text(status.indexBytes))"),
     ]
     if status.isServed { rows += served(status) }
     if let failure = status.failure { rows.append(("failure", failure)) }
@@ -26,20 +24,12 @@ package enum StatusText {
 
   /// What only a daemon knows.
   private static func served(_ status: JournalStatus) -> [(String, String)] {
-    [
-      (
-        "spool", "\(ByteCount.text(status.spoolUsedBytes)) of \(ByteCount.text(status.spoolBytes)) used"
-      ),
-      (
-        "sequence",
-        "\(status.lastSequence), spilled \(status.spilledThrough), durable \(status.durableThrough)"
-      ),
-      ("written", written(status)),
-      (
-        "reads",
-        "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(DurationText.span(nanoseconds: status.longestWaitNanoseconds))"
-      ),
-    ]
+    let spool = "\(ByteCount.text(status.spoolUsedBytes)) of \(ByteCount.text(status.spoolBytes)) used"
+    let sequence =
+      "\(status.lastSequence), spilled \(status.spilledThrough), durable \(status.durableThrough)"
+    let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
+    let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
+    return [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
   }
 
   private static func written(_ status: JournalStatus) -> String {

@@ -2,8 +2,8 @@ internal import ArgumentParser
 internal import Glibc
 internal import SpillwayService
 
-/// The command line: turns words into calls of `SpillwayService`, and what comes of them into an exit status and
-/// at most one line on stderr.
+/// The command line: turns words into calls of `SpillwayService`, and what comes of them into an exit status
+/// and at most one line on stderr.
 @main
 enum Main {
   static func main() {
@@ -45,7 +45,7 @@ struct Spillway: ParsableCommand {
     commandName: "spillway",
     abstract: "A disk-spilling write journal for NBD.",
     discussion: """
-      Takes a stream of disk blocks over NBD while another client reads the same disk, and keeps it compressed.
+      Takes a stream of disk blocks over NBD while others read the same disk, and keeps it compressed.
       Exit status: 0 done, 1 the work failed, 2 usage, 3 journal damaged or its spool lost, 4 journal in use.
       """,
     version: Version.text,

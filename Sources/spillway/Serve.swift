@@ -8,7 +8,7 @@ struct Serve: ParsableCommand {
     abstract: "Serve a journal over NBD.",
     discussion: """
       ADDR is unix:PATH or tcp:HOST:PORT (an IPv6 address in brackets). SIZE and BYTES take 512, 64K, 10G, 2T.
-      The daemon runs in the foreground until SIGTERM, SIGINT, SIGHUP, spillway ctl shutdown or the end of COMMAND.
+      Runs in the foreground until SIGTERM, SIGINT, SIGHUP, spillway ctl shutdown or the end of COMMAND.
       """)
 
   @OptionGroup var journal: JournalOption
@@ -30,7 +30,7 @@ struct Serve: ParsableCommand {
   @Option(
     name: .customLong("run"),
     help: ArgumentHelp(
-      "Run this shell command and end with its status. It finds $uri, $view_uri, $unixsocket, $view_unixsocket.",
+      "Run this by /bin/sh, with $uri, $view_uri, $unixsocket and $view_unixsocket, and end with its status.",
       valueName: "COMMAND"))
   var command: String?
 
