@@ -76,7 +76,8 @@ let package = Package(
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "SpillwayService", "ExtentJournal", "Threads", .product(name: "Logging", package: "swift-log"),
+        "spillway", "SpillwayService", "ExtentJournal", "Threads",
+        .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: tested),
   ]

@@ -2,11 +2,11 @@ internal import CSupport
 internal import Glibc
 
 /// The file that holds the daemon's process id while it runs.
-struct PIDFile {
+package struct PIDFile {
   private let path: String
 
   /// Writes the file whole: whoever waits for it to appear never reads half of it.
-  init(writingTo path: String) throws(ServiceError) {
+  package init(writingTo path: String) throws(ServiceError) {
     self.path = path
     let draft = "\(path).\(getpid())"
     // SAFETY: open, rename and write read their arguments during the call only.
@@ -28,7 +28,7 @@ struct PIDFile {
   }
 
   /// Removes the file, unless another daemon has written its own there meanwhile.
-  func remove() {
+  package func remove() {
     // SAFETY: open reads the path during the call; read writes at most the buffer's own bytes.
     let file = unsafe spw_open(path, O_RDONLY | O_CLOEXEC, 0)
     guard file >= 0 else { return }

@@ -1,14 +1,21 @@
-internal import Glibc
+package import Glibc
 
 /// What the daemon changes of the process it is: files are for the owner only, and every descriptor that the
 /// system grants may be used. Remembers what it found, so that COMMAND of `--run` starts with that.
-struct ProcessSettings {
+package struct ProcessSettings {
   /// The umask as it was.
-  let inheritedMask: mode_t
+  package let inheritedMask: mode_t
   /// The soft limit of open files as it was; nil when it could not be read.
-  let inheritedOpenFiles: rlim_t?
+  package let inheritedOpenFiles: rlim_t?
   /// The limit of open files now; nil when it could not be read.
-  let openFiles: rlim_t?
+  package let openFiles: rlim_t?
+
+  /// What was found and what is now.
+  package init(inheritedMask: mode_t, inheritedOpenFiles: rlim_t?, openFiles: rlim_t?) {
+    self.inheritedMask = inheritedMask
+    self.inheritedOpenFiles = inheritedOpenFiles
+    self.openFiles = openFiles
+  }
 
   /// Changes the process.
   static func tighten() -> ProcessSettings {
@@ -26,7 +33,7 @@ struct ProcessSettings {
   }
 
   /// `command` with shell words before it that undo the changes.
-  func undone(before command: String) -> String {
+  package func undone(before command: String) -> String {
     var words = "umask 0\(String(inheritedMask, radix: 8)); "
     if let inheritedOpenFiles {
       let count = inheritedOpenFiles == rlim_t.max ? "unlimited" : "\(inheritedOpenFiles)"

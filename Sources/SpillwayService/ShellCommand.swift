@@ -3,7 +3,7 @@ internal import Glibc
 internal import Threads
 
 /// COMMAND of `--run`: a shell that runs beside the daemon, and the thread that waits for it.
-final class ShellCommand: @unchecked Sendable {
+package final class ShellCommand: @unchecked Sendable {
   // Sendable: `status` is guarded by `lock`; `watcher` is set once, before anyone else sees the object.
 
   private let process: pid_t
@@ -13,7 +13,7 @@ final class ShellCommand: @unchecked Sendable {
 
   /// Starts `/bin/sh -c command` with `variables` added to the environment and the signals as any program
   /// expects them. `onEnd` runs on a thread of ours when the shell has ended.
-  init(
+  package init(
     _ command: String, variables: [String: String], onEnd: @escaping @Sendable () -> Void
   ) throws(ServiceError) {
     process = try Self.spawn(command, variables: variables)
@@ -29,13 +29,13 @@ final class ShellCommand: @unchecked Sendable {
   }
 
   /// Asks the shell to end, unless it has.
-  func terminate() {
+  package func terminate() {
     // Under the lock the number is still the shell's: `reap` gives it back under the same lock.
     lock.withLock { if status == nil { kill(process, SIGTERM) } }
   }
 
   /// Waits for the end. The shell's exit status, 128 + n after signal n. Call it once.
-  func finish() -> Int32 {
+  package func finish() -> Int32 {
     watcher?.join()
     return lock.withLock { status ?? ExitStatus.failed.rawValue }
   }
@@ -85,7 +85,7 @@ private final class CStrings {
   let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
   private let count: Int
 
-  init(_ strings: [String]) {
+  package init(_ strings: [String]) {
     count = strings.count
     unsafe pointers = .allocate(capacity: strings.count + 1)
     // SAFETY: count + 1 slots were allocated and each is initialised once.
