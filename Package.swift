@@ -30,6 +30,7 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
   ],
   targets: [
@@ -43,14 +44,17 @@ let package = Package(
     .target(name: "Bytes", dependencies: ["CXXHash"], swiftSettings: strict),
     .target(name: "Threads", dependencies: ["CSupport"], swiftSettings: strict),
     .target(name: "BlockFile", dependencies: ["Bytes", "CSupport"], swiftSettings: strict),
-    .target(name: "Zstd", dependencies: ["Bytes", "CZstd"], swiftSettings: strict),
-    .target(name: "LMDB", dependencies: ["Bytes", "CLMDB"], swiftSettings: strict),
+    .target(name: "Zstd", dependencies: ["CZstd"], swiftSettings: strict),
+    .target(name: "LMDB", dependencies: ["CLMDB"], swiftSettings: strict),
     .target(name: "Extents", dependencies: ["Bytes"], swiftSettings: strict),
 
     // The engine and the wire: neither knows the other.
     .target(
       name: "ExtentJournal",
-      dependencies: ["Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport"],
+      dependencies: [
+        "Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport",
+        .product(name: "DequeModule", package: "swift-collections"),
+      ],
       swiftSettings: strict),
     .target(name: "NBDProtocol", dependencies: ["Bytes"], swiftSettings: strict),
     .target(
@@ -73,10 +77,29 @@ let package = Package(
       ],
       swiftSettings: strict),
 
+    // What tests stand on: seeds, models, places to write.
+    .target(name: "TestKit", dependencies: ["Bytes"], path: "Tests/TestKit", swiftSettings: tested),
+    .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
+    .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
+    .testTarget(
+      name: "ExtentJournalTests", dependencies: ["Bytes", "ExtentJournal", "TestKit"], swiftSettings: tested),
+
+    // Real programs on the other end of the sockets: started, stopped and compared with.
+    .target(
+      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers", swiftSettings: tested),
+    .executableTarget(
+      name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor", "TestKit"], path: "Tests/Demo",
+      swiftSettings: tested),
+    .testTarget(
+      name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers", "TestKit"], swiftSettings: tested),
+    // Depends on the program so that it is built beside the tests, which start it as its users do.
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"], swiftSettings: tested),
+    // Depends on the program for the same reason.
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "spillway", "SpillwayService", "ExtentJournal", "Threads",
+        "spillway", "SpillwayService", "ExtentJournal", "Threads", "Peers", "TestKit",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: tested),

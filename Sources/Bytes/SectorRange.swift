@@ -77,6 +77,14 @@ package struct ByteRange: Hashable, Sendable {
   /// Whether both ends lie on sector boundaries.
   @inlinable package var isSectorAligned: Bool { (start | end) % Sector.byteCount == 0 }
 
+  /// The part that both have, or nil when they do not touch in any byte.
+  @inlinable
+  package func intersection(_ other: ByteRange) -> ByteRange? {
+    let low = max(start, other.start)
+    let high = min(end, other.end)
+    return low < high ? ByteRange(start: low, end: high) : nil
+  }
+
   /// The smallest run of sectors that covers the range.
   @inlinable package var coveringSectors: SectorRange {
     SectorRange(start: start / Sector.byteCount, end: (end + Sector.byteCount - 1) / Sector.byteCount)

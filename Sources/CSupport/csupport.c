@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 const int spw_O_DIRECT = O_DIRECT;
 const short spw_POLLRDHUP = POLLRDHUP;
@@ -16,13 +18,13 @@ int spw_punch_hole(int fd, off_t offset, off_t length) {
   return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 
-void *spw_map_twice(int fd, size_t length) {
+void *spw_map_twice(int fd, off_t offset, size_t length) {
   /* Reserve the whole range first, so that the second half cannot land on somebody else's mapping. */
   char *base = mmap(NULL, 2 * length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return NULL;
   for (int half = 0; half < 2; half++) {
     void *at = base + (size_t)half * length;
-    if (mmap(at, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    if (mmap(at, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED) {
       int why = errno;
       munmap(base, 2 * length);
       errno = why;
@@ -35,3 +37,7 @@ void *spw_map_twice(int fd, size_t length) {
 int spw_unmap_twice(void *base, size_t length) { return munmap(base, 2 * length); }
 
 void spw_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
+
+int spw_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
+
+int spw_event(void) { return eventfd(0, EFD_CLOEXEC); }

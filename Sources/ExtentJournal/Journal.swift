@@ -1,64 +1,340 @@
+internal import BlockFile
+internal import Bytes
+internal import Glibc
+internal import LMDB
+internal import Threads
+
+// A journal, and the stages in the order a write meets them:
+//
+//   Write/    WriteSlot        a payload is received straight into the spool; edges, retries and zeroes are settled
+//   Spool/    SpoolRing        room in the ring; one store makes the record true
+//             Ledger           sequence, visible map, who waits: then the write is acknowledged
+//   Spill/    Spiller          batches: what counts of them is packed into frames and compressed
+//   Segment/  SegmentWriter    a batch becomes a group of a segment, and durable
+//   Index/    Indexer          what is durable becomes findable for good
+//   Read/     DiskReader       the way back: spool, memory, index, frames; reads that wait
+//   Replay/   Replay           a generation as a raw file
+//
+// Recovery runs the same way from the other end when a journal is opened.
+
 /// A journal directory, opened for writing by this process.
-package final class Journal: Sendable {
+///
+/// All methods may be called from any thread.
+package final class Journal: @unchecked Sendable {
+  // Sendable: constants; `lockFile` is only ever released.
+  let options: JournalOptions
+  let log: JournalLog
+  let ledger = Ledger()
+  let epochs = Epochs()
+  let ring: SpoolRing
+  let store: SegmentStore
+  let writer: SegmentWriter
+  let index: Index
+  let frames: FrameReader
+  let regionLocks = RegionLocks()
+  let privateBuffers = BufferBudget(byteCount: 64 << 20)
+  private let spiller: Spiller
+  private let indexer: Indexer
+  private let timekeeper: Timekeeper
+  private let directory: JournalDirectory
+  private let superblock: JournalSuperblock
+  private let ringIsLost: Bool
+  private let lockFile: FileLock
+
+  /// Smallest spool ring in bytes.
+  package static let spoolBytesMin: UInt64 = 16 << 20
+
   /// Opens (or creates) the journal in `directory`, recovers what a crash left, and starts its threads.
+  ///
+  /// Throws `.inUse` when another process has it, `.damaged` when it cannot be trusted or its spool is lost,
+  /// `.noSpace` and `.failed` for what the system refuses.
   package static func open(
     _ directory: String, options: JournalOptions, log: @escaping JournalLog
-  ) throws(JournalError) -> Journal { fatalError() }
+  ) throws(JournalError) -> Journal {
+    let place = JournalDirectory(path: directory)
+    try place.create()
+    let lock = try place.lock()
+    let journal = try Journal(place, lock, options, log)
+    try journal.start()
+    return journal
+  }
 
-  /// The disk `name`, created if the journal has none of that name. A `byteCount` or `mode` that contradicts
-  /// the journal is `.usage`. `byteCount` nil takes the journal's; `mode` nil takes the journal's (new: device).
+  private init(
+    _ directory: JournalDirectory, _ lock: consuming FileLock, _ options: JournalOptions,
+    _ log: @escaping JournalLog
+  ) throws(JournalError) {
+    let found = try directory.readSuperblock()
+    let recovery = Recovery(directory: directory, superblock: found, options: options, log: log)
+    let uuid = found?.journal ?? .random()
+    store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: uuid)
+    if found == nil { try Self.refuseOrphans(store, directory) }
+    let (oldRing, ringIsLost) = try recovery.recoverRing()
+    let opened = try recovery.openIndex(journal: uuid)
+    index = opened.index
+    let catalog = try index.catalog()
+    ledger.load(disks: catalog.disks, layers: catalog.layers, applied: opened.applied)
+    let lastSegment = try recovery.replaySegments(store, into: ledger, index, journal: uuid)
+
+    let file: SpoolFile
+    if let oldRing { file = oldRing } else { file = try Self.makeRing(options, directory, uuid, log) }
+    var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
+    if let oldRing { kept = recovery.replayRing(oldRing, into: ledger) }
+    ring = SpoolRing(file: file, recovered: kept.headers) { [ledger] in
+      ledger.lock.withLock { ledger.work.signal() }
+    }
+    ring.retire(kept.dead)
+    superblock = JournalSuperblock(
+      journal: uuid, createdNanoseconds: found?.createdNanoseconds ?? WallClock.nanoseconds(), isClean: false,
+      ring: file.uuid, boot: JournalDirectory.bootID(), ringPath: file.path,
+      adminAddress: options.adminAddress ?? "")
+    writer = SegmentWriter(store: store, after: ledger.published, lastSegment: lastSegment)
+    frames = FrameReader(store: store)
+    spiller = Spiller(
+      ledger: ledger, ring: ring, writer: writer, epochs: epochs,
+      workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
+      log: log)
+    indexer = Indexer(ledger: ledger, writer: writer, index: index, journal: uuid, log: log)
+    timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
+    self.directory = directory
+    self.options = options
+    self.log = log
+    self.ringIsLost = ringIsLost
+    lockFile = lock
+    do throws(JournalError) {
+      try directory.writeSuperblock(superblock)
+    } catch {
+      if oldRing == nil { file.remove() }
+      throw error
+    }
+  }
+
+  /// A directory with segments and no superblock is somebody's journal that lost its head, not a new one.
+  private static func refuseOrphans(_ store: SegmentStore, _ directory: JournalDirectory) throws(JournalError)
+  {
+    let segments: [UInt64]
+    do throws(FileError) { segments = try store.list() } catch { throw JournalError(error) }
+    guard segments.isEmpty else {
+      throw JournalError(
+        .damaged,
+        "\(directory.path) has segments but no journal superblock; restore \(directory.path)/journal from a copy"
+      )
+    }
+  }
+
+  /// A new ring: of the size asked for if shared memory has room, smaller down to 16 MiB, else in the journal's own
+  /// directory.
+  private static func makeRing(
+    _ options: JournalOptions, _ directory: JournalDirectory, _ uuid: JournalUUID, _ log: JournalLog
+  ) throws(JournalError) -> SpoolFile {
+    let wanted = max(options.spoolByteCount, spoolBytesMin) / 4096 * 4096
+    for (place, smallest) in [
+      (options.spoolDirectory, spoolBytesMin), (directory.path, wanted), (directory.path, spoolBytesMin),
+    ] {
+      var size = place == directory.path && smallest == spoolBytesMin ? spoolBytesMin : wanted
+      while size >= smallest {
+        do throws(FileError) {
+          let file = try SpoolFile.create(directory: place, capacity: size, journal: uuid)
+          if size != wanted || place != options.spoolDirectory {
+            log(
+              .warning,
+              "the spool has \(ByteCount.text(size)) in \(place): there was no room for \(ByteCount.text(wanted)) in \(options.spoolDirectory)"
+            )
+          }
+          return file
+        } catch {
+          log(.debug, "\(error)")
+        }
+        size = size / 2 / 4096 * 4096
+      }
+    }
+    throw JournalError(
+      .noSpace,
+      "no room for a spool of 16 MiB, neither in \(options.spoolDirectory) nor in \(directory.path); free some space or name another --spool-dir"
+    )
+  }
+
+  private func start() throws(JournalError) {
+    try spiller.start()
+    try indexer.start()
+    try timekeeper.start()
+    for layer in ring.file.taints {
+      try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
+    }
+    if ringIsLost { try taintWhatLostItsSpool() }
+  }
+
+  /// The identity of the journal.
+  package var uuid: String { superblock.journal.description }
+
+  // MARK: - Disks
+
+  /// The disk `name`, created if the journal has none of that name.
+  ///
+  /// A `byteCount` (a positive multiple of 512) or `mode` that contradicts the journal is `.usage`, and so is an
+  /// unknown name without a size. `mode` nil takes the journal's (new: device). A new disk is durable on return.
   package func disk(_ name: String, byteCount: UInt64?, mode: DiskMode?) throws(JournalError) -> Disk {
-    fatalError()
+    let known = ledger.lock.withLock { ledger.disks.first { $0.value.name == name } }
+    if let (id, body) = known {
+      if let byteCount, byteCount != body.byteCount {
+        throw JournalError(
+          .usage,
+          "disk \(name) has \(body.byteCount) bytes in this journal, not \(byteCount); leave the size out or use another name"
+        )
+      }
+      if let mode, mode != body.mode {
+        throw JournalError(
+          .usage,
+          "disk \(name) is a \(body.mode.rawValue) disk in this journal, not \(mode.rawValue); leave the mode out or use another name"
+        )
+      }
+      return Disk(self, id, body)
+    }
+    guard let byteCount else {
+      throw JournalError(.usage, "the journal has no disk \(name); give its size")
+    }
+    guard byteCount > 0, byteCount % Sector.byteCount == 0 else {
+      throw JournalError(.usage, "the size of disk \(name) is no positive multiple of 512")
+    }
+    return try create(DiskBody(mode: mode ?? .device, byteCount: byteCount, name: name))
+  }
+
+  private func create(_ body: DiskBody) throws(JournalError) -> Disk {
+    let id = ledger.lock.withLock { DiskID(number: (ledger.disks.keys.max()?.number ?? 0) + 1) }
+    let kind: GenerationKind = body.mode == .snapshot ? .full : .checkpoint
+    let layer = LayerKey(disk: id, generation: GenerationID(number: 1))
+    try append(.disk, layer, body: body.encoded)
+    try append(.begin, layer, body: BeginBody(kind: kind, base: 0, name: "").encoded)
+    try flush()
+    return Disk(self, id, body)
   }
 
   /// All disks, by name.
-  package var disks: [Disk] { fatalError() }
+  package var disks: [Disk] {
+    ledger.lock.withLock { ledger.disks }.map { Disk(self, $0.key, $0.value) }.sorted { $0.name < $1.name }
+  }
 
-  /// Returns when everything acknowledged so far survives power loss.
-  package func flush() throws(JournalError) { fatalError() }
+  /// Writes a record without payload of sectors through the spool, like any other.
+  func append(_ kind: RecordKind, _ layer: LayerKey, body: [UInt8] = []) throws(JournalError) {
+    let slot = try ring.reserve(kind, layer, SectorRange(start: 0, end: 0), payloadByteCount: body.count)
+    if !body.isEmpty {
+      // SAFETY: the slot is ours until it is committed.
+      let memory = unsafe ring.file.memory(slot.payloadPosition, byteCount: body.count)
+      unsafe memory.copyBytes(from: body)
+    }
+    let woken: [ParkedRead]
+    do throws(JournalError) {
+      woken = try ledger.commit(slot, of: ring.file, kind, layer, SectorRange(start: 0, end: 0), body: body)
+    } catch {
+      ring.abandon(slot)
+      throw error
+    }
+    for read in woken { read.wake(.retry) }
+  }
 
-  /// As `flush`, and everything is in the index, so that another process can read all of it (replay).
-  package func checkpoint() throws(JournalError) { fatalError() }
+  /// Marks a generation as broken: the word in the ring first, so that it outlives this process, then the record.
+  func taint(_ layer: Layer, _ reason: String) throws(JournalError) {
+    ring.file.setTaint(layer.key)
+    let woken = ledger.lock.withLock { ledger.markTainted(layer, reason) }
+    for read in woken { read.wake(.retry) }
+    log(.error, "\(name(of: layer.key)) is tainted: \(reason)")
+    try append(.taint, layer.key, body: Array(reason.utf8))
+  }
 
-  package func status() -> JournalStatus { fatalError() }
+  private func taintAgain(_ key: LayerKey, _ reason: String) throws(JournalError) {
+    guard let layer = ledger.lock.withLock({ ledger.layers[key] }),
+      ledger.lock.withLock({ layer.taint }) == nil
+    else { return }
+    try taint(layer, reason)
+  }
 
-  /// Fails every parked read; later reads that would wait fail too. First step of a shutdown.
-  package func stopWaiting() { fatalError() }
+  /// Acknowledged old data is gone while the guest may live on: an open snapshot cannot be whole any more.
+  private func taintWhatLostItsSpool() throws(JournalError) {
+    let open = ledger.lock.withLock {
+      ledger.layers.values.filter { ledger.disks[$0.key.disk]?.mode == .snapshot && $0.taint == nil }
+    }
+    for layer in open { try taint(layer, "acknowledged writes were lost with the spool") }
+  }
 
-  /// Spills, syncs, commits the index, marks the journal as closed cleanly and ends the threads.
-  /// No other call may run or follow.
-  package func close() throws(JournalError) { fatalError() }
-}
+  func name(of key: LayerKey) -> String {
+    let disk = ledger.lock.withLock { ledger.disks[key.disk]?.name }
+    return "generation \(key.generation.number) of disk \(disk ?? String(key.disk.number))"
+  }
 
-/// One disk of a journal.
-package final class Disk: Sendable {
-  package var name: String { fatalError() }
-  package var byteCount: UInt64 { fatalError() }
-  package var mode: DiskMode { fatalError() }
-  /// Marks the stream of the open generation as complete; what never arrived is settled now.
-  package func complete() throws(JournalError) { fatalError() }
-  package var isComplete: Bool { fatalError() }
-}
+  // MARK: - Durability
 
-/// A journal read by a process that does not own it: what was in the index when it was opened, for good.
-/// Works beside a daemon (after `checkpoint`) and changes nothing.
-package final class JournalReader: Sendable {
-  package static func open(_ directory: String, log: @escaping JournalLog) throws(JournalError)
-    -> JournalReader
-  { fatalError() }
-  /// The admin address that a daemon recorded in `directory`, and whether one holds the journal now.
-  package static func owner(of directory: String) throws(JournalError) -> (
-    isServed: Bool, adminAddress: String?
-  ) { fatalError() }
-  /// Status as far as the files tell (fields that only a daemon knows are 0).
-  package func status() -> JournalStatus { fatalError() }
-}
+  /// Returns when everything acknowledged before the call survives power loss (rule E).
+  package func flush() throws(JournalError) {
+    let batch = try spill()
+    do throws(FileError) {
+      try writer.sync(through: batch)
+    } catch {
+      let failure = JournalError(error)
+      log(.error, "the journal takes no more writes: \(failure.message)")
+      for read in ledger.fail(failure) { read.wake(.retry) }
+      ring.close(failure)
+      throw failure
+    }
+  }
 
-/// Writes a generation of a journal to a raw file.
-package enum Replay {
-  /// Writes the open generation of disk `name` to `output`, sparse. Refuses a tainted or incomplete one...
-  package static func toRawFile(
-    from reader: JournalReader, disk name: String, output: String, force: Bool, tainted: Bool,
-    progress: (_ done: UInt64, _ total: UInt64) -> Void
-  ) throws(JournalError) { fatalError() }
+  /// Waits until everything acknowledged so far is in a segment; returns the batch that holds the last of it.
+  private func spill() throws(JournalError) -> UInt64 {
+    ledger.lock.lock()
+    defer { ledger.lock.unlock() }
+    let target = ledger.lastSequence
+    ledger.wantedThrough = max(ledger.wantedThrough, target)
+    ledger.work.signal()
+    while ledger.spilledThrough < target {
+      if let failure = ledger.failure { throw failure }
+      if ledger.isClosing, let stall = ledger.stall { throw stall }
+      ledger.progress.wait()
+    }
+    return ledger.published.batch
+  }
+
+  /// As `flush`, and everything is in the index, so that another process can read all of it.
+  package func checkpoint() throws(JournalError) {
+    _ = try spill()
+    try indexer.run()
+  }
+
+  // MARK: - The end
+
+  /// Wakes every parked read; reads that would wait fail from now on. First step of a shutdown.
+  package func stopWaiting() {
+    let (woken, stall) = (ledger.beginClosing(), ledger.lock.withLock { ledger.stall })
+    for read in woken { read.wake(.retry) }
+    // Writers that wait for room on a full disk would wait for ever.
+    if let stall { ring.close(stall) }
+  }
+
+  /// Spills, syncs, commits the index, marks the journal as closed cleanly and ends the threads. No other call may
+  /// run or follow.
+  ///
+  /// On an error the ring stays where it is, and the next open takes over what it holds.
+  package func close() throws(JournalError) {
+    stopWaiting()
+    var failure: JournalError?
+    do throws(JournalError) { try checkpoint() } catch { failure = error }
+    endThreads(spilling: failure == nil)
+    if let failure { throw failure }
+    var clean = superblock
+    clean.isClean = true
+    clean.ring = .zero
+    clean.adminAddress = ""
+    try directory.writeSuperblock(clean)
+    ring.file.remove()
+  }
+
+  /// Lets go of the journal as it is, like a process that dies: nothing is spilled, synced or marked. The next open
+  /// recovers it. No other call may run or follow.
+  package func abandon() {
+    stopWaiting()
+    endThreads(spilling: false)
+  }
+
+  private func endThreads(spilling: Bool) {
+    spiller.end(spilling: spilling)
+    indexer.end()
+    timekeeper.end()
+  }
 }

@@ -1,37 +1,41 @@
+internal import Threads
+
 /// What a journal is doing, for people and for `spillway status --json`. A snapshot: fields are taken one
 /// after the other while the journal works.
 package struct JournalStatus: Codable, Sendable {
   /// Identity of the journal.
   package var uuid: String
   /// Whether a daemon has it open; if not, `wasClosed` says whether it was closed cleanly.
-  package var isServed: Bool
-  package var wasClosed: Bool
+  package var isServed = false
+  package var wasClosed = false
   /// Last sequence given out, last sequence written to segments, last sequence that survives power loss.
-  package var lastSequence: UInt64
-  package var spilledThrough: UInt64
-  package var durableThrough: UInt64
+  package var lastSequence: UInt64 = 0
+  package var spilledThrough: UInt64 = 0
+  package var durableThrough: UInt64 = 0
   /// Bytes of the spool ring that hold acknowledged data not yet spilled, and the ring's size.
-  package var spoolUsedBytes: UInt64
-  package var spoolBytes: UInt64
+  package var spoolUsedBytes: UInt64 = 0
+  package var spoolBytes: UInt64 = 0
   /// Segment files and what they and the index take on disk.
-  package var segmentCount: UInt64
-  package var segmentBytes: UInt64
-  package var indexBytes: UInt64
+  package var segmentCount: UInt64 = 0
+  package var segmentBytes: UInt64 = 0
+  package var indexBytes: UInt64 = 0
   /// Since the journal was opened: payload bytes written by clients, of those bytes that reached frames, and
   /// the bytes of the frames.
-  package var writtenBytes: UInt64
-  package var framedBytes: UInt64
-  package var storedBytes: UInt64
+  package var writtenBytes: UInt64 = 0
+  package var framedBytes: UInt64 = 0
+  package var storedBytes: UInt64 = 0
   /// Since the journal was opened: bytes that clients zeroed or trimmed.
-  package var zeroedBytes: UInt64
+  package var zeroedBytes: UInt64 = 0
   /// Reads: parked now, ever parked, longest time any was parked (nanoseconds).
-  package var parkedReads: UInt64
-  package var waitedReads: UInt64
-  package var longestWaitNanoseconds: UInt64
+  package var parkedReads: UInt64 = 0
+  package var waitedReads: UInt64 = 0
+  package var longestWaitNanoseconds: UInt64 = 0
   /// Whether spilling is stopped by a full disk, and the error that poisoned the journal, if one did.
-  package var isStalled: Bool
+  package var isStalled = false
   package var failure: String?
-  package var disks: [DiskStatus]
+  package var disks: [DiskStatus] = []
+
+  init(uuid: String) { self.uuid = uuid }
 }
 
 /// One disk in a `JournalStatus`.
@@ -49,4 +53,53 @@ package struct GenerationStatus: Codable, Sendable {
   package var name: String?
   package var isComplete: Bool
   package var tainted: Bool
+}
+
+extension DiskStatus {
+  /// The disks of a catalog, by name.
+  static func list(_ disks: [DiskID: DiskBody], _ layers: [LayerState]) -> [DiskStatus] {
+    disks.sorted { $0.value.name < $1.value.name }.map { (id, body) in
+      let generations = layers.filter { $0.key.disk == id }.sorted { $0.key < $1.key }.map {
+        GenerationStatus(
+          name: $0.name.isEmpty ? nil : $0.name, isComplete: $0.isComplete, tainted: $0.taint != nil)
+      }
+      return DiskStatus(
+        name: body.name, byteCount: body.byteCount, mode: body.mode.rawValue, generations: generations)
+    }
+  }
+}
+
+extension Journal {
+  /// What the journal is doing now.
+  package func status() throws(JournalError) -> JournalStatus {
+    var status = JournalStatus(uuid: uuid)
+    status.isServed = true
+    status.spoolUsedBytes = ring.usedByteCount
+    status.spoolBytes = ring.file.capacity
+    status.indexBytes = index.usedByteCount
+    (status.segmentCount, status.segmentBytes) = try store.usage()
+    let durableBatch = writer.durability.batch
+    ledger.lock.lock()
+    defer { ledger.lock.unlock() }
+    status.lastSequence = ledger.lastSequence
+    status.spilledThrough = ledger.spilledThrough
+    status.durableThrough =
+      durableBatch >= ledger.published.batch ? ledger.spilledThrough : ledger.indexed.sequence
+    let counters = ledger.counters
+    status.writtenBytes = counters.writtenBytes
+    status.framedBytes = counters.framedBytes
+    status.storedBytes = counters.storedBytes
+    status.zeroedBytes = counters.zeroedBytes
+    status.parkedReads = UInt64(counters.parkedReads)
+    status.waitedReads = counters.waitedReads
+    status.longestWaitNanoseconds = counters.longestWaitNanoseconds
+    status.isStalled = ledger.stall != nil
+    status.failure = ledger.failure?.message
+    let layers = ledger.layers.values.map { layer in
+      LayerState(
+        key: layer.key, kind: layer.kind, name: layer.name, isComplete: layer.isComplete, taint: layer.taint)
+    }
+    status.disks = DiskStatus.list(ledger.disks, layers)
+    return status
+  }
 }

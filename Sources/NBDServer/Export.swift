@@ -85,8 +85,8 @@ package struct ReadPiece: Sendable, Equatable {
   }
 }
 
-/// A read that waits. The export calls `wake` exactly once, from any thread, without holding a lock; or never,
-/// after `cancel` returned true.
+/// A read that waits. The export calls `wake` once, from any thread, without holding a lock. Once the session was
+/// told to `close` it need not, and a wake that comes late does nothing.
 package final class ReadWaiter: Sendable {
   private let onWake: @Sendable (ReadWake) -> Void
 

@@ -1,6 +1,6 @@
-package import ExtentJournal
+internal import ExtentJournal
 internal import Glibc
-package import Logging
+internal import Logging
 internal import Threads
 
 /// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
@@ -11,15 +11,10 @@ internal import Threads
 package final class Daemon {
   private let configuration: ServeConfiguration
   private let log: Logger
-  private let makeServer: (Journal, ServeConfiguration, Logger) throws(ServiceError) -> any WireServer
 
   /// A daemon that has done nothing yet.
-  package init(
-    _ configuration: ServeConfiguration,
-    makeServer: @escaping (Journal, ServeConfiguration, Logger) throws(ServiceError) -> any WireServer
-  ) {
+  package init(_ configuration: ServeConfiguration) {
     self.configuration = configuration
-    self.makeServer = makeServer
     log = StandardErrorLog.logger(level: configuration.logLevel)
   }
 
@@ -89,7 +84,8 @@ package final class Daemon {
   private func serve(
     _ disks: [Disk], of journal: Journal, admin: AdminServer, settings: ProcessSettings, stop: StopRequest
   ) throws(ServiceError) -> Int32 {
-    let server = try makeServer(journal, configuration, log)
+    let server = JournalServer(
+      journal, maximumConnections: configuration.maximumConnections, log: log)
     defer {
       journal.stopWaiting()
       server.stop()

@@ -54,7 +54,8 @@ final class JournalCommands: @unchecked Sendable {
   private func runOpen(_ request: AdminRequest) throws(ServiceError) -> JSONValue {
     switch request.command {
     case "status":
-      return try JSONValue(encoding: journal.status())
+      return try JSONValue(
+        encoding: reportingJournalErrors { () throws(JournalError) in try journal.status() })
     case "complete":
       let name = try request.string("disk")
       guard let disk = journal.disks.first(where: { $0.name == name }) else {

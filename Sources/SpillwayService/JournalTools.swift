@@ -1,3 +1,4 @@
+internal import Bytes
 internal import ExtentJournal
 internal import Logging
 
@@ -18,7 +19,9 @@ package struct JournalTools: Sendable {
     if let daemon = try connect() {
       value = try daemon.execute("status")
     } else {
-      value = try JSONValue(encoding: openReader().status())
+      let reader = try openReader()
+      value = try JSONValue(
+        encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
     }
     if asJSON { return try value.text(isPretty: true) + "\n" }
     return StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
@@ -43,10 +46,16 @@ package struct JournalTools: Sendable {
     let reader = try settledReader()
     var progress = ProgressLine(name)
     defer { progress.clear() }
-    try reportingJournalErrors { () throws(JournalError) in
+    let report = try reportingJournalErrors { () throws(JournalError) in
       try Replay.toRawFile(
         from: reader, disk: name, output: output, force: force, tainted: tainted,
         progress: { progress.update(done: $0, total: $1) })
+    }
+    progress.clear()
+    if !report.isComplete && report.absentBytes > 0 {
+      log.warning(
+        "the stream of \(name) has not ended: \(ByteCount.text(report.absentBytes)) have not arrived and are zeroes"
+      )
     }
   }
 
@@ -68,7 +77,10 @@ package struct JournalTools: Sendable {
       return try openReader()
     }
     // A journal that was closed cleanly is only read, so that it may lie on a read-only medium.
-    if case .success(let reader) = Result(catching: openReader), reader.status().wasClosed { return reader }
+    let owner = try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.owner(of: directory.path)
+    }
+    if owner.wasClosed { return try openReader() }
     try recover()
     return try openReader()
   }
@@ -85,7 +97,7 @@ package struct JournalTools: Sendable {
 
   private func openReader() throws(ServiceError) -> JournalReader {
     try reportingJournalErrors { () throws(JournalError) in
-      try JournalReader.open(directory.path, log: log.forJournal)
+      try JournalReader.open(directory.path)
     }
   }
 
@@ -100,9 +112,19 @@ package struct JournalTools: Sendable {
       throw ServiceError(
         .inUse, "another process has \(directory.path) open and takes no commands; wait for it to end")
     }
-    do throws(ServiceError) { return try AdminClient(address: address) } catch {
+    do throws(ServiceError) { return try connect(to: address) } catch {
       let what = "another process has \(directory.path) open and does not answer: \(error.message)"
       throw ServiceError(.inUse, "\(what); it may be starting or stopping, try again")
+    }
+  }
+
+  /// The daemon at `address`; or at the usual place in the directory, for a daemon in a container may see it at
+  /// another path than we do.
+  private func connect(to address: String) throws(ServiceError) -> AdminClient {
+    do throws(ServiceError) { return try AdminClient(address: address) } catch {
+      let usual = directory.path(of: "admin.sock")
+      guard address.hasSuffix("/admin.sock"), address != "unix:" + usual else { throw error }
+      do throws(ServiceError) { return try AdminClient(address: "unix:" + usual) } catch _ { throw error }
     }
   }
 }

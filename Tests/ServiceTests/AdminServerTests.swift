@@ -1,6 +1,7 @@
 import Foundation
 import Logging
 import SpillwayService
+import TestKit
 import Testing
 import Threads
 
@@ -18,7 +19,7 @@ import Threads
 
     init(commands: @escaping AdminServer.Commands = Fixture.commands) throws {
       directory = try TemporaryDirectory()
-      path = directory.path(of: "admin.sock")
+      path = directory.file("admin.sock")
       server = try AdminServer(path: path, log: AdminServerTests.log, commands: commands)
       try server.start()
     }
@@ -196,14 +197,14 @@ import Threads
   @Test("what a dead daemon left at the path is replaced, a living one and a plain file are not")
   func leftovers() throws {
     let directory = try TemporaryDirectory()
-    let path = directory.path(of: "admin.sock")
+    let path = directory.file("admin.sock")
     do { _ = try StreamSocket.listen(path: path, backlog: 1) }
     #expect(FileManager.default.fileExists(atPath: path))
     let living = try StreamSocket.listen(path: path, backlog: 1)
     let error = #expect(throws: ServiceError.self) { try StreamSocket.listen(path: path, backlog: 1) }
     #expect(error?.message.contains("another process listens") == true)
     living.shutdown()
-    let file = directory.path(of: "file")
+    let file = directory.file("file")
     _ = FileManager.default.createFile(atPath: file, contents: Data("precious".utf8))
     #expect(throws: ServiceError.self) { try StreamSocket.listen(path: file, backlog: 1) }
     #expect(FileManager.default.contents(atPath: file) == Data("precious".utf8))

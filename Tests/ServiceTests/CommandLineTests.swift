@@ -1,33 +1,9 @@
-import Foundation
+import Peers
 import Testing
 
 /// Goal: scripts can rely on exit statuses, and a failure is one line that says what to do.
 /// Method: the built program itself, with command lines that need no journal.
 @Suite(.timeLimit(.minutes(1))) struct CommandLineTests {
-  private struct Run {
-    var status: Int32
-    var output: String
-    var errors: String
-  }
-
-  /// Runs `spillway` (it lies beside the test program) with `arguments`.
-  private func run(_ arguments: [String]) throws -> Run {
-    let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: own).deletingLastPathComponent().appending(path: "spillway")
-    process.arguments = arguments
-    let output = Pipe()
-    let errors = Pipe()
-    process.standardOutput = output
-    process.standardError = errors
-    try process.run()
-    // Neither is larger than a pipe holds, so they can be read one after the other.
-    let outputText = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    let errorText = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    process.waitUntilExit()
-    return Run(status: process.terminationStatus, output: outputText, errors: errorText)
-  }
-
   @Test(
     "a wrong command line is one line on stderr and status 2",
     arguments: [
@@ -45,8 +21,8 @@ import Testing
       ["replay", "-j", "/nonexistent/j", "sda@x", "out"], ["replay", "-j", "/nonexistent/j", "sda", "-"],
     ])
   func usage(arguments: [String]) throws {
-    let run = try run(arguments)
-    #expect(run.status == 2)
+    let run = try Spillway.run(arguments)
+    #expect(run.status == .exited(2))
     expectOneLine(run)
   }
 
@@ -57,8 +33,8 @@ import Testing
       ["replay", "-j", "/nonexistent/j", "sda", "out"], ["serve", "-j", "/nonexistent/j", "--disk", "a=1M"],
     ])
   func missingJournal(arguments: [String]) throws {
-    let run = try run(arguments)
-    #expect(run.status == 1)
+    let run = try Spillway.run(arguments)
+    #expect(run.status == .exited(1))
     expectOneLine(run)
   }
 
@@ -66,16 +42,15 @@ import Testing
     "help and version go to stdout and are a success",
     arguments: [["--help"], ["serve", "--help"], ["replay", "-h"], ["help", "ctl"], ["--version"]])
   func help(arguments: [String]) throws {
-    let run = try run(arguments)
-    #expect(run.status == 0)
+    let run = try Spillway.run(arguments)
+    #expect(run.status == .exited(0))
     #expect(!run.output.isEmpty)
-    #expect(run.errors.isEmpty)
+    #expect(run.errorLines.isEmpty)
   }
 
-  private func expectOneLine(_ run: Run) {
+  private func expectOneLine(_ run: FinishedProcess) {
     #expect(run.output.isEmpty)
-    #expect(run.errors.hasPrefix("spillway: "))
-    #expect(run.errors.split(separator: "\n", omittingEmptySubsequences: false).count == 2, "\(run.errors)")
-    #expect(run.errors.hasSuffix("\n"))
+    #expect(run.errorLines.count == 1, "\(run.errorLines)")
+    #expect(run.errorLines.first?.hasPrefix("spillway: ") == true)
   }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import SpillwayService
+import TestKit
 import Testing
 import Threads
 
@@ -34,7 +35,7 @@ import Threads
   @Test("a command that waits ends when it is asked to")
   func terminate() throws {
     let directory = try TemporaryDirectory()
-    let pipe = directory.path(of: "pipe")
+    let pipe = directory.file("pipe")
     #expect(mkfifo(pipe, 0o600) == 0)
     let shell = try ShellCommand("echo ready >\"$pipe\"; read line <\"$pipe\"", variables: ["pipe": pipe]) {}
     // Opening the pipe waits for the shell to write: only then is it sure to be in its own code.
@@ -65,7 +66,7 @@ import Threads
   @Test("the pid file holds the number and goes, unless it is another's by then")
   func pidFile() throws {
     let directory = try TemporaryDirectory()
-    let path = directory.path(of: "pid")
+    let path = directory.file("pid")
     let file = try PIDFile(writingTo: path)
     #expect(try String(contentsOfFile: path, encoding: .utf8) == "\(getpid())\n")
     file.remove()
@@ -73,7 +74,7 @@ import Threads
     try "1\n".write(toFile: path, atomically: false, encoding: .utf8)
     file.remove()
     #expect(FileManager.default.fileExists(atPath: path))
-    #expect(throws: ServiceError.self) { try PIDFile(writingTo: directory.path(of: "no/such/pid")) }
+    #expect(throws: ServiceError.self) { try PIDFile(writingTo: directory.file("no/such/pid")) }
   }
 }
 

@@ -15,12 +15,18 @@ int spw_open(const char *path, int flags, unsigned mode);
 /* fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE): gives a range back to the filesystem. */
 int spw_punch_hole(int fd, off_t offset, off_t length);
 
-/* Maps `length` bytes of `fd` twice, back to back, so that a ring never wraps inside a record.
+/* Maps `length` bytes of `fd` from `offset` twice, back to back, so that a ring never wraps inside a record.
    NULL on failure, with errno. Undo with spw_unmap_twice. */
-void *spw_map_twice(int fd, size_t length);
+void *spw_map_twice(int fd, off_t offset, size_t length);
 int spw_unmap_twice(void *base, size_t length);
 
 /* Names the calling thread (15 bytes are kept). */
 void spw_name_thread(const char *name);
+
+/* accept4 with SOCK_CLOEXEC: a child process must not keep a client's connection open. */
+int spw_accept(int fd);
+
+/* An eventfd (CLOEXEC, blocking) at 0: readable once somebody has written to it. */
+int spw_event(void);
 
 #endif

@@ -1,0 +1,43 @@
+# `make demo` and `make test` need Swift 6.3 on Debian 12 and nothing else: they install what is missing.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+SWIFT ?= swift
+export SWIFT_BACKTRACE = enable=no
+
+help:
+	@echo 'make demo      a real qemu pushes a disk while another client reads it; then replay and compare'
+	@echo 'make test      all tests, with real peers'
+	@echo 'make check     format, and a build with warnings as errors'
+	@echo 'make build     the program, optimised'
+	@echo 'make install   the program, to $$(DESTDIR)$$(PREFIX)/bin (PREFIX is $(PREFIX))'
+	@echo 'make packages  the Debian packages that all of this needs'
+	@echo 'make clean     removes what was built'
+
+packages:
+	@.ci/install-debian-packages
+
+build: packages
+	$(SWIFT) build --configuration release --product spillway
+
+demo: build
+	$(SWIFT) build --configuration release --product spillway-demo
+	@"$$($(SWIFT) build --configuration release --show-bin-path)/spillway-demo"
+
+# Warnings are errors in every target, so that building is checking.
+check: packages
+	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift
+	$(SWIFT) build --build-tests
+
+# All tests are Swift Testing's; without XCTest's empty run its summary is the last word.
+test: packages
+	$(SWIFT) test --disable-xctest
+
+install: build
+	install -D "$$($(SWIFT) build --configuration release --show-bin-path)/spillway" \
+	  "$(DESTDIR)$(PREFIX)/bin/spillway"
+
+clean:
+	rm -rf .build
+
+.PHONY: help packages build demo check test install clean

@@ -1,0 +1,102 @@
+internal import Bytes
+internal import Extents
+
+/// Where a frame lies: segment, offset and size, as an index entry can say it.
+struct FrameAddress: Hashable, Sendable {
+  /// The segment's number; at most 34 bits.
+  var segment: UInt64
+  /// Offset of the frame in the segment ÷ 16; at most 22 bits.
+  var granule: UInt32
+  /// Size of the frame item (header, extents and stored bytes) in KiB, rounded up; 1 to 511.
+  var kibibytes: UInt16
+
+  /// Bytes per granule: items of a group are packed on this.
+  static let granuleByteCount: UInt64 = 16
+  static let segmentMax: UInt64 = (1 << 34) - 1
+  static let kibibytesMax = 511
+
+  var offset: UInt64 { UInt64(granule) * Self.granuleByteCount }
+}
+
+/// Where the content of a run of sectors is, once it is in a segment.
+enum Placement: ExtentValue {
+  /// In a frame, from its sector `skip` on.
+  case frame(FrameAddress, skip: UInt32)
+  /// All zeroes, provisioned.
+  case zero
+  /// All zeroes, given back.
+  case trim
+
+  func advanced(by sectors: UInt64) -> Placement {
+    switch self {
+    case .frame(let address, let skip): .frame(address, skip: skip + UInt32(sectors))
+    case .zero: .zero
+    case .trim: .trim
+    }
+  }
+}
+
+/// One entry of an index row: a run of sectors within its region and its placement, in 96 bits.
+///
+/// | bits | 10 | 10 | 2 | 9 | 9 | 34 | 22 |
+/// |---|---|---|---|---|---|---|---|
+/// | field | first sector | sectors − 1 | kind | skip | KiB | segment | granule |
+struct IndexEntry: Equatable, Sendable {
+  /// First sector, relative to the region.
+  var start: UInt16
+  /// Sectors, 1 to 1024.
+  var count: UInt16
+  var placement: Placement
+
+  static let byteCount = 12
+
+  var end: UInt16 { start + count }
+
+  /// The entry as its 64 high and 32 low bits.
+  var bits: (high: UInt64, low: UInt32) {
+    var kind: UInt64
+    var skipBits: UInt64 = 0
+    var kibibytes: UInt64 = 0
+    var reference: UInt64 = 0
+    switch placement {
+    case .frame(let address, let skip):
+      kind = 1
+      skipBits = UInt64(skip)
+      kibibytes = UInt64(address.kibibytes)
+      reference = address.segment << 22 | UInt64(address.granule)
+    case .zero: kind = 2
+    case .trim: kind = 3
+    }
+    precondition(start < 1024 && count >= 1 && count <= 1024, "entry outside its region")
+    precondition(skipBits < 512 && kibibytes < 512 && reference < 1 << 56, "placement too large for an entry")
+    var fields = UInt64(start)
+    fields = fields << 10 | UInt64(count - 1)
+    fields = fields << 2 | kind
+    fields = fields << 9 | skipBits
+    fields = fields << 9 | kibibytes
+    return (fields << 24 | reference >> 32, UInt32(truncatingIfNeeded: reference))
+  }
+
+  init(start: UInt16, count: UInt16, placement: Placement) {
+    self.start = start
+    self.count = count
+    self.placement = placement
+  }
+
+  /// Nil when the bits are no entry.
+  init?(high: UInt64, low: UInt32) {
+    start = UInt16(high >> 54)
+    count = UInt16(high >> 44 & 1023) + 1
+    guard start + count <= 1024 else { return nil }
+    switch high >> 42 & 3 {
+    case 1:
+      let reference = (high & 0xFF_FFFF) << 32 | UInt64(low)
+      let address = FrameAddress(
+        segment: reference >> 22, granule: UInt32(reference & 0x3F_FFFF), kibibytes: UInt16(high >> 24 & 511))
+      placement = .frame(address, skip: UInt32(high >> 33 & 511))
+    case 2: placement = .zero
+    case 3: placement = .trim
+    default: return nil
+    }
+  }
+}

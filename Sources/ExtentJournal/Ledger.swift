@@ -1,0 +1,395 @@
+internal import Bytes
+internal import DequeModule
+internal import Extents
+internal import Threads
+
+// The ledger: everything acknowledged, by layer, and what waits for it.
+//
+// 1. One lock, the commit lock, guards all of it. Inside it there is no I/O and no call-out; the one exception is
+//    the commit word, a store into shared memory, which must be in step with the sequence.
+// 2. A sequence is given at commit, so the sequences of `pending` have no gaps and no stalled sender holds one.
+// 3. A layer's content is, newest first: `spooled` (in the ring) over `active` (in segments, not in the index) over
+//    `flushing` (being committed to the index) over the index. An extent leaves a map only after the next one has
+//    it, so a reader that asks them in this order, the index last, misses nothing.
+// 4. A read parks under the lock, after looking again: between its look and its park nothing arrives unnoticed.
+//    `indexVersion` tells it when something went from `flushing` to the index meanwhile.
+
+/// Where the content of a run of sectors is while it is in the ring.
+struct SpoolPlace: ExtentValue {
+  var sequence: UInt64
+  /// Data, zero or trim.
+  var kind: RecordKind
+  /// Position in the ring of the run's first byte (data only).
+  var position: UInt64
+
+  func advanced(by sectors: UInt64) -> SpoolPlace {
+    SpoolPlace(sequence: sequence, kind: kind, position: position + sectors * Sector.byteCount)
+  }
+}
+
+/// A committed record that is not yet in a segment.
+struct PendingRecord: Sendable {
+  var record: Record
+  /// Where it lies in the ring.
+  var slot: SpoolSlot
+}
+
+/// One generation of one disk, as far as memory knows it. Guarded by the ledger's lock.
+final class Layer: @unchecked Sendable {
+  // Sendable: constants, and variables guarded by the commit lock.
+  let key: LayerKey
+  let kind: GenerationKind
+  let name: String
+  fileprivate(set) var isComplete = false
+  fileprivate(set) var taint: String?
+  fileprivate(set) var spooled = ExtentMap<SpoolPlace>()
+  fileprivate(set) var active = ExtentMap<Placement>()
+  fileprivate(set) var flushing = ExtentMap<Placement>()
+  var parked = ParkedReads()
+
+  init(key: LayerKey, kind: GenerationKind, name: String) {
+    self.key = key
+    self.kind = kind
+    self.name = name
+  }
+
+  init(state: LayerState) {
+    key = state.key
+    kind = state.kind
+    name = state.name
+    isComplete = state.isComplete
+    taint = state.taint
+  }
+}
+
+/// What the index keeps of a generation besides its extents.
+struct LayerState: Sendable {
+  var key: LayerKey
+  var kind: GenerationKind
+  var base: UInt32 = 0
+  var name: String
+  var isComplete = false
+  var taint: String?
+}
+
+/// See the note at the top of the file.
+final class Ledger: @unchecked Sendable {
+  // Sendable: every variable is guarded by `lock`.
+  let lock = Lock()
+  /// Something for the spiller to look at.
+  let work: Condition
+  /// A batch was published, or a stall began or ended, or the journal failed.
+  let progress: Condition
+  /// A read was parked.
+  let parkedChanged: Condition
+
+  private(set) var disks: [DiskID: DiskBody] = [:]
+  private(set) var layers: [LayerKey: Layer] = [:]
+
+  private(set) var lastSequence: UInt64 = 0
+  private(set) var pending = Deque<PendingRecord>()
+  private(set) var pendingByteCount = 0
+  private(set) var oldestPending: UInt64 = 0
+  /// A sequence that a FLUSH waits for: spill at once up to here.
+  var wantedThrough: UInt64 = 0
+  /// Everything up to here is written to segments and published.
+  private(set) var spilledThrough: UInt64 = 0
+
+  /// What was published since the last index commit began, besides extents.
+  private var unindexedRecords: [Record] = []
+  /// Where the segments end for the index: the position behind the last published batch.
+  private(set) var published = AppliedPosition()
+  /// How far the index has followed.
+  private(set) var indexed = AppliedPosition()
+  private(set) var activeCount = 0
+  private(set) var indexVersion: UInt64 = 0
+
+  /// The error that poisoned the journal; the first one stays.
+  private(set) var failure: JournalError?
+  /// Why spilling stands still for want of space.
+  private(set) var stall: JournalError?
+  /// Set when reads must not wait any more.
+  private(set) var isClosing = false
+  private var lastOwner: UInt64 = 0
+  var counters = Counters()
+
+  struct Counters {
+    var writtenBytes: UInt64 = 0
+    var zeroedBytes: UInt64 = 0
+    var framedBytes: UInt64 = 0
+    var storedBytes: UInt64 = 0
+    var parkedReads = 0
+    var waitedReads: UInt64 = 0
+    var longestWaitNanoseconds: UInt64 = 0
+  }
+
+  init() {
+    work = Condition(lock)
+    progress = Condition(lock)
+    parkedChanged = Condition(lock)
+  }
+
+  // MARK: - Commit
+
+  /// Makes the record in `slot` true: sequence, commit word, visible map. Returns the parked reads that it may
+  /// serve; wake them after the acknowledgement was sent. The caller does not hold the lock.
+  func commit(
+    _ slot: SpoolSlot, of file: SpoolFile, _ kind: RecordKind, _ layer: LayerKey, _ range: SectorRange,
+    body: [UInt8] = [], allZero: Bool = false
+  ) throws(JournalError) -> [ParkedRead] {
+    lock.lock()
+    defer { lock.unlock() }
+    if let failure { throw failure }
+    lastSequence += 1
+    let effective = allZero ? RecordKind.zero : kind
+    file.commit(slot.position, sequence: lastSequence, allZero: allZero)
+    let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
+    return add(PendingRecord(record: record, slot: slot))
+  }
+
+  /// Takes over a record that the ring kept through a crash. In sequence order, before anything else runs.
+  func recover(_ pending: PendingRecord) {
+    lock.withLock {
+      lastSequence = pending.record.sequence
+      _ = add(pending)
+    }
+  }
+
+  private func add(_ entry: PendingRecord) -> [ParkedRead] {
+    let record = entry.record
+    if pending.isEmpty {
+      oldestPending = MonotonicClock.nanoseconds()
+      work.signal()
+    }
+    pending.append(entry)
+    pendingByteCount += entry.slot.byteCount
+    if pendingByteCount >= Spiller.batchBytesTarget { work.signal() }
+    return apply(record, position: entry.slot.payloadPosition)
+  }
+
+  /// What a record changes in what readers see.
+  private func apply(_ record: Record, position: UInt64) -> [ParkedRead] {
+    switch record.kind {
+    case .data, .zero, .trim:
+      guard let layer = layers[record.layer] else { return [] }
+      if record.kind == .data {
+        counters.writtenBytes += record.range.byteCount
+      } else {
+        counters.zeroedBytes += record.range.byteCount
+      }
+      layer.spooled.insert(
+        record.range, SpoolPlace(sequence: record.sequence, kind: record.kind, position: position))
+      return woken(layer.parked.take(overlapping: record.range))
+    default:
+      applyToCatalog(record)
+      guard record.kind == .complete || record.kind == .taint, let layer = layers[record.layer] else {
+        return []
+      }
+      return woken(layer.parked.takeAll())
+    }
+  }
+
+  private func applyToCatalog(_ record: Record) {
+    switch record.kind {
+    case .disk:
+      disks[record.layer.disk] = DiskBody(record.body)
+    case .begin:
+      guard layers[record.layer] == nil, let body = BeginBody(record.body) else { return }
+      layers[record.layer] = Layer(key: record.layer, kind: body.kind, name: body.name)
+    case .complete:
+      layers[record.layer]?.isComplete = true
+    case .taint:
+      layers[record.layer]?.taint = String(decoding: record.body, as: UTF8.self)
+    case .data, .zero, .trim:
+      break
+    }
+  }
+
+  /// Marks a layer as broken in memory, before the record that says so. The caller holds the lock.
+  func markTainted(_ layer: Layer, _ reason: String) -> [ParkedRead] {
+    layer.taint = layer.taint ?? reason
+    return woken(layer.parked.takeAll())
+  }
+
+  // MARK: - Look up
+
+  /// What memory knows of `range` and what it does not. The caller holds the lock.
+  func look(_ layer: Layer, _ range: SectorRange) -> (pieces: [PlannedPiece], gaps: Gaps) {
+    var pieces: [PlannedPiece] = []
+    var gaps = Gaps(range)
+    gaps.fill(from: layer.spooled) { pieces.append(PlannedPiece(range: $0, source: .spool($1))) }
+    gaps.fill(from: layer.active) { pieces.append(PlannedPiece(range: $0, source: .placed($1))) }
+    gaps.fill(from: layer.flushing) { pieces.append(PlannedPiece(range: $0, source: .placed($1))) }
+    return (pieces, gaps)
+  }
+
+  // MARK: - Spill
+
+  /// The next run of records to spill, oldest first, at most `byteCount` bytes of ring (but at least one record).
+  /// The caller holds the lock.
+  func takeBatch(byteCount: Int) -> [PendingRecord] {
+    var batch: [PendingRecord] = []
+    var bytes = 0
+    while let next = pending.first, batch.isEmpty || bytes + next.slot.byteCount <= byteCount {
+      bytes += next.slot.byteCount
+      batch.append(next)
+      pending.removeFirst()
+    }
+    pendingByteCount -= bytes
+    if !pending.isEmpty { oldestPending = MonotonicClock.nanoseconds() }
+    return batch
+  }
+
+  /// A batch is in its segment: readers find it there from now on.
+  func publish(_ batch: PublishedBatch, spooled: [PendingRecord]) {
+    lock.withLock {
+      for (layer, range, placement) in batch.extents {
+        layers[layer]?.active.insert(range, placement)
+      }
+      activeCount += batch.extents.count
+      for entry in spooled where entry.record.kind.hasExtent {
+        layers[entry.record.layer]?.spooled.remove(entry.record.range) { $0.sequence <= batch.end.sequence }
+      }
+      for record in batch.records where !record.kind.hasExtent {
+        // During recovery this is where the catalog learns of it; otherwise it was applied at commit.
+        applyToCatalog(record)
+        unindexedRecords.append(record)
+      }
+      published = batch.end
+      spilledThrough = batch.end.sequence
+      lastSequence = max(lastSequence, batch.end.sequence)
+      counters.framedBytes += batch.framedByteCount
+      counters.storedBytes += batch.storedByteCount
+      progress.broadcast()
+    }
+  }
+
+  // MARK: - Index
+
+  /// Freezes what is published and not indexed. Between this and `finishIndexing` it stays visible in `flushing`.
+  func beginIndexing() -> IndexDelta {
+    lock.withLock {
+      var extents: [(LayerKey, ExtentMap<Placement>)] = []
+      for layer in layers.values {
+        if layer.flushing.isEmpty {
+          swap(&layer.active, &layer.flushing)
+        } else {
+          // The last commit failed: put the newer extents over what it left.
+          layer.active.forEach { layer.flushing.insert($0, $1) }
+          layer.active = ExtentMap()
+        }
+        if !layer.flushing.isEmpty { extents.append((layer.key, layer.flushing)) }
+      }
+      activeCount = 0
+      return IndexDelta(end: published, records: unindexedRecords, extents: extents)
+    }
+  }
+
+  /// The index has committed `delta`.
+  func finishIndexing(_ delta: IndexDelta) {
+    lock.withLock {
+      for (key, _) in delta.extents { layers[key]?.flushing = ExtentMap() }
+      unindexedRecords.removeFirst(delta.records.count)
+      indexed = delta.end
+      indexVersion += 1
+    }
+  }
+
+  // MARK: - State
+
+  /// Loads what the index knew when the journal was opened.
+  func load(disks: [DiskID: DiskBody], layers states: [LayerState], applied: AppliedPosition) {
+    lock.withLock {
+      self.disks = disks
+      for state in states { layers[state.key] = Layer(state: state) }
+      published = applied
+      indexed = applied
+      spilledThrough = applied.sequence
+      lastSequence = applied.sequence
+    }
+  }
+
+  /// Keeps the first error, for good, and returns everything that waits.
+  func fail(_ error: JournalError) -> [ParkedRead] {
+    lock.withLock {
+      if failure == nil { failure = error }
+      work.broadcast()
+      progress.broadcast()
+      return takeAllParked()
+    }
+  }
+
+  /// Spilling stands still (or goes on, with nil). Returns the reads that would wait for a stream that cannot move.
+  func setStall(_ reason: JournalError?) -> [ParkedRead] {
+    lock.withLock {
+      stall = reason
+      progress.broadcast()
+      return reason == nil ? [] : takeAllParked()
+    }
+  }
+
+  /// Reads must not wait from now on.
+  func beginClosing() -> [ParkedRead] {
+    lock.withLock {
+      isClosing = true
+      return takeAllParked()
+    }
+  }
+
+  /// A number that no other reader has.
+  func newOwner() -> UInt64 {
+    lock.withLock {
+      lastOwner += 1
+      return lastOwner
+    }
+  }
+
+  private func takeAllParked() -> [ParkedRead] {
+    var all: [ParkedRead] = []
+    for layer in layers.values { all += layer.parked.takeAll() }
+    return woken(all)
+  }
+
+  /// Counts reads that leave the parking. The caller holds the lock.
+  func woken(_ reads: [ParkedRead]) -> [ParkedRead] {
+    guard !reads.isEmpty else { return reads }
+    counters.parkedReads -= reads.count
+    let now = MonotonicClock.nanoseconds()
+    for read in reads {
+      counters.longestWaitNanoseconds = max(counters.longestWaitNanoseconds, now - min(now, read.since))
+    }
+    return reads
+  }
+}
+
+extension RecordKind {
+  /// Whether the record sets sectors (data, zero, trim).
+  var hasExtent: Bool { self == .data || self == .zero || self == .trim }
+}
+
+/// How far the segments have been worked into the index, or published.
+struct AppliedPosition: Equatable, Sendable {
+  /// Segment and offset behind the last group; segment 0 before the first.
+  var segment: UInt64 = 0
+  var offset: UInt64 = 0
+  var batch: UInt64 = 0
+  var sequence: UInt64 = 0
+  var chain: UInt64 = 0
+}
+
+/// A batch that lies in a segment, as readers and the index need it.
+struct PublishedBatch: Sendable {
+  var end: AppliedPosition
+  var extents: [(LayerKey, SectorRange, Placement)]
+  /// Records without extent, in sequence order.
+  var records: [Record]
+  var framedByteCount: UInt64 = 0
+  var storedByteCount: UInt64 = 0
+}
+
+/// What one index commit adds.
+struct IndexDelta: Sendable {
+  var end: AppliedPosition
+  var records: [Record]
+  var extents: [(LayerKey, ExtentMap<Placement>)]
+}

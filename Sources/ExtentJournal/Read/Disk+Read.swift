@@ -1,0 +1,263 @@
+package import Bytes
+internal import Extents
+internal import LMDB
+internal import Threads
+
+// The way back. A read looks, newest first, in the ring, in what memory knows of the segments, and in the index
+// (Ledger, rule 3); then it copies ring bytes, leaves the epoch, and fetches frames.
+
+/// A piece of an answered read.
+package struct ReadRun: Sendable, Equatable {
+  package var range: ByteRange
+  /// Whether it is known to be zeroes without having been stored as bytes.
+  package var isZero: Bool
+}
+
+/// What a read of a view came to.
+package enum ViewRead: Sendable {
+  /// The target is filled; the runs are in order, without gaps.
+  case served([ReadRun])
+  /// Something has not arrived: `wake` will be called once, unless the owner is dropped before.
+  case parked
+}
+
+/// One extent of a disk as block status tells it.
+package struct StatusRun: Sendable, Equatable {
+  package var byteCount: UInt64
+  /// Whether it reads as zeroes and holds nothing.
+  package var isHole: Bool
+}
+
+extension Disk {
+  /// Reads what the open generation holds at `range` into `target` (same size). Never waits: what was never written
+  /// is zeroes on a device disk and an error on a snapshot disk.
+  package func readIngest(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError)
+    -> [ReadRun]
+  {
+    let layer = layer
+    let found = try plan(layer, range.coveringSectors)
+    if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
+      journal.epochs.leave(found.epoch)
+      throw JournalError(
+        .failed, "byte \(gap.range.bytes.start) of \(name) has not arrived; read the view to wait for it")
+    }
+    return try copy(found, layer, range, into: &target)
+  }
+
+  /// Reads what is stored; what is absent is zeroes. For the engine's own comparisons.
+  func readStored(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError) {
+    let layer = layer
+    _ = try copy(try plan(layer, range.coveringSectors), layer, range, into: &target)
+  }
+
+  /// Reads the live view of the open generation at `range` into `target` (same size), or parks.
+  ///
+  /// `since` is when the request came in (nanoseconds of MonotonicClock): the read timeout counts from there.
+  /// `isRetry` when the read was parked before. `wake` is called once, from any thread, and must not block.
+  package func readView(
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool, owner: UInt64,
+    wake: () -> @Sendable (ParkWake) -> Void
+  ) throws(JournalError) -> ViewRead {
+    let layer = layer
+    while true {
+      let found = try plan(layer, range.coveringSectors)
+      if let taint = found.taint {
+        journal.epochs.leave(found.epoch)
+        throw JournalError(.failed, "\(name) is tainted: \(taint)")
+      }
+      guard let gap = found.pieces.first(where: { $0.source == .absent }) else {
+        return .served(try copy(found, layer, range, into: &target))
+      }
+      switch absence(isComplete: found.isComplete) {
+      case .zeroes:
+        return .served(try copy(found, layer, range, into: &target))
+      case .error:
+        journal.epochs.leave(found.epoch)
+        throw JournalError(
+          .failed,
+          "byte \(gap.range.bytes.start) of \(name) \(found.isComplete ? "never arrived" : "has not arrived")"
+        )
+      case .wait:
+        journal.epochs.leave(found.epoch)
+        if try park(layer, gap.range, found.indexVersion, since, isRetry, owner, wake) { return .parked }
+      }
+    }
+  }
+
+  private func absence(isComplete: Bool) -> Unarrived {
+    guard isComplete else { return journal.options.unarrived }
+    switch journal.options.afterComplete ?? (mode == .snapshot ? .error : .zeroes) {
+    case .zeroes: return .zeroes
+    case .error: return .error
+    }
+  }
+
+  /// Parks, unless something changed since the look: then the caller looks again.
+  private func park(
+    _ layer: Layer, _ gap: SectorRange, _ indexVersion: UInt64, _ since: UInt64, _ isRetry: Bool,
+    _ owner: UInt64,
+    _ wake: () -> @Sendable (ParkWake) -> Void
+  ) throws(JournalError) -> Bool {
+    let ledger = journal.ledger
+    ledger.lock.lock()
+    defer { ledger.lock.unlock() }
+    if layer.isComplete || layer.taint != nil || ledger.indexVersion != indexVersion
+      || !ledger.look(layer, SectorRange(start: gap.start, count: 1)).pieces.isEmpty
+    {
+      return false
+    }
+    if let failure = ledger.failure { throw failure }
+    if let stall = ledger.stall { throw stall }
+    if ledger.isClosing { throw JournalError(.failed, "the journal is closing") }
+    let timeout = journal.options.readTimeoutNanoseconds
+    if timeout > 0, MonotonicClock.nanoseconds() >= since + timeout {
+      throw JournalError(.failed, timeoutMessage)
+    }
+    layer.parked.add(ParkedRead(range: gap, since: since, owner: owner, wake: wake()))
+    ledger.counters.parkedReads += 1
+    if !isRetry { ledger.counters.waitedReads += 1 }
+    ledger.parkedChanged.signal()
+    return true
+  }
+
+  /// What a reader is told whose wait was too long.
+  package var timeoutMessage: String { "\(name): the data did not arrive within the read timeout" }
+
+  /// Which parts of `range` have arrived in `layer`, and which not.
+  func arrived(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> (
+    known: [SectorRange], missing: [SectorRange]
+  ) {
+    let found = try plan(layer, range)
+    journal.epochs.leave(found.epoch)
+    var known: [SectorRange] = []
+    var missing: [SectorRange] = []
+    for piece in found.pieces {
+      if piece.source == .absent { missing.append(piece.range) } else { known.append(piece.range) }
+    }
+    return (known, missing)
+  }
+
+  // MARK: - Block status
+
+  /// The allocation of `range` from its start, at most `limit` runs, as a reader of the view sees it (or, with
+  /// `asWriter`, a client of the ingest export). Only what is known to be zeroes is a hole: what is awaited is data, or
+  /// copying tools would skip it.
+  package func status(_ range: ByteRange, asWriter: Bool, limit: Int) throws(JournalError) -> [StatusRun] {
+    let layer = layer
+    var runs: [StatusRun] = []
+    var position = range.start
+    // Portions keep the plan small on a large range; a sparse disk answers in few.
+    while position < range.end, runs.count <= limit {
+      let portion = ByteRange(start: position, end: min(range.end, position + (64 << 20)))
+      let found = try plan(layer, portion.coveringSectors)
+      journal.epochs.leave(found.epoch)
+      let absentIsHole =
+        asWriter ? mode == .device : absence(isComplete: found.isComplete) == .zeroes && found.isComplete
+      for piece in found.pieces {
+        guard let part = piece.range.bytes.intersection(portion) else { continue }
+        let isHole = piece.source == .absent ? absentIsHole : piece.source.isZero
+        if let last = runs.last, last.isHole == isHole {
+          runs[runs.count - 1].byteCount += part.count
+        } else {
+          runs.append(StatusRun(byteCount: part.count, isHole: isHole))
+        }
+      }
+      position = portion.end
+    }
+    return Array(runs.prefix(limit))
+  }
+
+  // MARK: - Plans
+
+  /// Where everything in a range is. The caller leaves the epoch.
+  struct Plan {
+    var pieces: [PlannedPiece]
+    var epoch: UInt64
+    var indexVersion: UInt64
+    var isComplete: Bool
+    var taint: String?
+  }
+
+  func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
+    let ledger = journal.ledger
+    let epoch = journal.epochs.enter()
+    ledger.lock.lock()
+    var (pieces, gaps) = ledger.look(layer, range)
+    let version = ledger.indexVersion
+    let isComplete = layer.isComplete
+    let taint = layer.taint
+    ledger.lock.unlock()
+    do throws(LMDBError) {
+      // After the look, never before: what left memory meanwhile is in this snapshot of the index.
+      try gaps.fill { (gap, take) throws(LMDBError) in
+        try journal.index.look(layer.key, gap) { piece, placement in
+          take(piece)
+          pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
+        }
+      }
+    } catch {
+      journal.epochs.leave(epoch)
+      throw JournalError(error)
+    }
+    pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent) }
+    pieces.sort { $0.range.start < $1.range.start }
+    return Plan(pieces: pieces, epoch: epoch, indexVersion: version, isComplete: isComplete, taint: taint)
+  }
+
+  /// Fills `target` with `range` as the plan says, absent pieces with zeroes, and leaves the epoch.
+  private func copy(
+    _ plan: Plan, _ layer: Layer, _ range: ByteRange, into target: inout MutableRawSpan
+  ) throws(JournalError) -> [ReadRun] {
+    precondition(UInt64(target.byteCount) == range.count, "the target has another size than the range")
+    for piece in plan.pieces {
+      guard case .spool(let place) = piece.source, place.kind == .data,
+        let part = piece.range.bytes.intersection(range)
+      else { continue }
+      let position = place.position + (part.start - piece.range.bytes.start)
+      // SAFETY: the epoch keeps the record in the ring until it is left below.
+      let memory = unsafe journal.ring.file.memory(position, byteCount: Int(part.count))
+      unsafe target.copy(
+        RawSpan(_unsafeBytes: UnsafeRawBufferPointer(memory)), at: Int(part.start - range.start))
+    }
+    journal.epochs.leave(plan.epoch)
+
+    var runs: [ReadRun] = []
+    for piece in plan.pieces {
+      guard let part = piece.range.bytes.intersection(range) else { continue }
+      let isZero = piece.source.isZero || piece.source == .absent
+      if isZero {
+        let start = Int(part.start - range.start)
+        target.zero(start..<start + Int(part.count))
+      } else if case .placed(.frame(let address, let skip)) = piece.source {
+        try copyFrame(
+          piece.range, address, skip, layer, part, at: Int(part.start - range.start), into: &target)
+      }
+      if let last = runs.last, last.isZero == isZero {
+        runs[runs.count - 1].range.end = part.end
+      } else {
+        runs.append(ReadRun(range: part, isZero: isZero))
+      }
+    }
+    return runs
+  }
+
+  private func copyFrame(
+    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: Layer, _ part: ByteRange,
+    at offset: Int,
+    into target: inout MutableRawSpan
+  ) throws(JournalError) {
+    let frame: FrameReader.Frame
+    do throws(JournalError) {
+      frame = try journal.frames.frame(address, skip: skip, holding: sectors, of: layer.key)
+    } catch {
+      guard error.kind == .damaged else { throw error }
+      let message =
+        "bytes \(sectors.bytes.start) to \(sectors.bytes.end) of \(name) are damaged: \(error.message)"
+      journal.log(.error, message)
+      throw JournalError(.damaged, message)
+    }
+    let start = Int(skip) * Int(Sector.byteCount) + Int(part.start - sectors.bytes.start)
+    let bytes = frame.bytes
+    target.copy(bytes.bytes.extracting(start..<start + Int(part.count)), at: offset)
+  }
+}

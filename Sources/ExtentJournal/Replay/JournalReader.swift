@@ -1,0 +1,78 @@
+internal import BlockFile
+internal import LMDB
+
+/// A journal read by a process that does not own it: what its index says, found again at every look.
+///
+/// Works beside a daemon (after its `checkpoint`) and on a closed journal. Changes nothing in the segments; LMDB keeps
+/// its reader table in the index's lock file.
+package final class JournalReader: Sendable {
+  let index: Index
+  let frames: FrameReader
+  private let directory: JournalDirectory
+  private let superblock: JournalSuperblock
+  private let store: SegmentStore
+  private let applied: AppliedPosition
+  private let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
+
+  /// Opens the journal in `directory`. Throws `.usage` when there is none.
+  package static func open(_ directory: String) throws(JournalError) -> JournalReader {
+    let place = JournalDirectory(path: directory)
+    return try JournalReader(place, superblock(place))
+  }
+
+  private static func superblock(_ place: JournalDirectory) throws(JournalError) -> JournalSuperblock {
+    guard let found = try place.readSuperblock() else {
+      throw JournalError(.usage, "there is no journal in \(place.path)")
+    }
+    return found
+  }
+
+  private init(_ directory: JournalDirectory, _ superblock: JournalSuperblock) throws(JournalError) {
+    self.directory = directory
+    self.superblock = superblock
+    do throws(LMDBError) {
+      index = try Index(path: directory.indexPath, readOnly: true)
+    } catch {
+      throw JournalError(.damaged, "index: \(error); serve the journal once, that builds it again")
+    }
+    applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
+    catalog = try index.catalog()
+    store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: superblock.journal)
+    frames = FrameReader(store: store)
+  }
+
+  /// Who has the journal in `directory`: whether a process holds it now, whether it was closed cleanly, and the
+  /// admin address that the last daemon recorded. Throws `.usage` when there is no journal.
+  package static func owner(
+    of directory: String
+  ) throws(JournalError) -> (isServed: Bool, wasClosed: Bool, adminAddress: String?) {
+    let place = JournalDirectory(path: directory)
+    let found = try superblock(place)
+    return (place.isLocked(), found.isClean, found.adminAddress.isEmpty ? nil : found.adminAddress)
+  }
+
+  /// The disk `name` and its open generation.
+  func find(_ name: String) throws(JournalError) -> (disk: DiskBody, layer: LayerState) {
+    guard let (id, body) = catalog.disks.first(where: { $0.value.name == name }),
+      let layer = catalog.layers.first(where: { $0.key.disk == id })
+    else {
+      let known = catalog.disks.values.map(\.name).sorted().joined(separator: ", ")
+      throw JournalError(.usage, "the journal has no disk \(name)\(known.isEmpty ? "" : "; it has \(known)")")
+    }
+    return (body, layer)
+  }
+
+  /// The status as far as the files tell: what only a daemon knows is 0.
+  package func status() throws(JournalError) -> JournalStatus {
+    var status = JournalStatus(uuid: superblock.journal.description)
+    status.isServed = directory.isLocked()
+    status.wasClosed = superblock.isClean
+    status.lastSequence = applied.sequence
+    status.spilledThrough = applied.sequence
+    status.durableThrough = applied.sequence
+    status.indexBytes = index.usedByteCount
+    (status.segmentCount, status.segmentBytes) = try store.usage()
+    status.disks = DiskStatus.list(catalog.disks, catalog.layers)
+    return status
+  }
+}

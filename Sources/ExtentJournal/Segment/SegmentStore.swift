@@ -1,0 +1,118 @@
+internal import BlockFile
+internal import Bytes
+internal import Threads
+
+/// The segment files of a journal: names, superblocks, and open files for reading.
+final class SegmentStore: @unchecked Sendable {
+  // Sendable: `open` is guarded by `lock`.
+  let files: any FileStore
+  private let journal: JournalUUID
+  private let lock = Lock()
+  private var open: [UInt64: OpenSegment] = [:]
+
+  /// Most files kept open for reading.
+  private static let openMax = 256
+
+  /// An opened segment: its file and its salt.
+  struct OpenSegment: Sendable {
+    var file: any BlockFile
+    var salt: UInt64
+  }
+
+  init(files: any FileStore, journal: JournalUUID) {
+    self.files = files
+    self.journal = journal
+  }
+
+  static func name(_ segment: UInt64) -> String {
+    let digits = String(segment, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits + ".seg"
+  }
+
+  /// The numbers of all segments, ascending. Other names in the directory are not ours and are left alone.
+  func list() throws(FileError) -> [UInt64] {
+    try files.list().compactMap { name in
+      guard name.hasSuffix(".seg"), name.utf8.count == 20 else { return nil }
+      return UInt64(name.dropLast(4), radix: 16)
+    }.sorted()
+  }
+
+  /// How many segments there are and the bytes they take.
+  func usage() throws(JournalError) -> (count: UInt64, byteCount: UInt64) {
+    do throws(FileError) {
+      var total: UInt64 = 0
+      let numbers = try list()
+      for number in numbers { total += try files.allocatedByteCount(Self.name(number)) }
+      return (UInt64(numbers.count), total)
+    } catch {
+      throw JournalError(error)
+    }
+  }
+
+  /// The segment `number`, opened and its superblock checked.
+  func segment(_ number: UInt64) throws(JournalError) -> OpenSegment {
+    if let found = lock.withLock({ open[number] }) { return found }
+    let file: any BlockFile
+    let buffer = AlignedBuffer(byteCount: SegmentSuperblock.byteCount)
+    let count: Int
+    do throws(FileError) {
+      file = try files.open(Self.name(number))
+      var target = buffer.mutableBytes
+      count = try file.read(into: &target, at: 0)
+    } catch {
+      throw JournalError(error)
+    }
+    do throws(FormatFlaw) {
+      let superblock = try SegmentSuperblock(buffer.bytes.extracting(0..<count))
+      guard superblock.journal == journal, superblock.segment == number else {
+        throw FormatFlaw("belongs to another journal or has another number")
+      }
+      let segment = OpenSegment(file: file, salt: superblock.salt)
+      keep(number, segment)
+      return segment
+    } catch {
+      throw JournalError(
+        .damaged, "segments/\(Self.name(number)) \(error.sentence); restore it from a copy of the journal")
+    }
+  }
+
+  /// Creates the segment `number` with a new salt. Its name is durable only after `syncNames`.
+  func create(_ number: UInt64) throws(FileError) -> OpenSegment {
+    let file = try files.create(Self.name(number))
+    let superblock = SegmentSuperblock(
+      segment: number, salt: UInt64.random(in: 0 ... .max), journal: journal,
+      createdNanoseconds: WallClock.nanoseconds())
+    let buffer = AlignedBuffer(byteCount: SegmentSuperblock.byteCount)
+    var target = buffer.mutableBytes
+    target.zero()
+    superblock.encode(into: &target)
+    do throws(FileError) {
+      try file.write(buffer, byteCount: SegmentSuperblock.byteCount, at: 0)
+    } catch {
+      // Nothing points here yet: a half-made segment must not stand in the way of the next attempt.
+      try files.unlink(Self.name(number))
+      throw error
+    }
+    let segment = OpenSegment(file: file, salt: superblock.salt)
+    keep(number, segment)
+    return segment
+  }
+
+  private func keep(_ number: UInt64, _ segment: OpenSegment) {
+    lock.withLock {
+      if open.count >= Self.openMax, let victim = open.keys.min() { open[victim] = nil }
+      open[number] = segment
+    }
+  }
+}
+
+extension JournalError {
+  /// A failed file operation, in the journal's words.
+  init(_ error: FileError) {
+    if error.isNoSpace {
+      self.init(.noSpace, "\(error); free some space, the journal goes on by itself")
+    } else {
+      self.init(.failed, "\(error)")
+    }
+  }
+}

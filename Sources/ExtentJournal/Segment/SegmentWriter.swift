@@ -1,0 +1,199 @@
+internal import BlockFile
+internal import Bytes
+internal import Threads
+
+// Where batches become groups of a segment, and groups become durable.
+//
+// 1. One thread appends. A group is written whole, then it counts; what a failed write left behind lies beyond
+//    `position.offset` and is overwritten by the next attempt, or cut off at the next start.
+// 2. Any thread may ask for durability; one of them syncs for all that wait (group commit).
+// 3. A failed sync is final: the pages may be clean and lost, so nobody tries again. The error stays.
+final class SegmentWriter: @unchecked Sendable {
+  // Sendable: `segment`, `position` and `buffer` belong to the appending thread; the rest is guarded by `lock`.
+  private let store: SegmentStore
+  private var segment: SegmentStore.OpenSegment?
+  /// Where the next group goes, and the chain to continue.
+  private(set) var position: AppliedPosition
+  private var nextSegment: UInt64
+  private var buffer = AlignedBuffer(byteCount: 1 << 20)
+
+  private let lock = Lock()
+  private let synced: Condition
+  private var unsynced: [any BlockFile] = []
+  private var namesChanged = false
+  private var writtenBatch: UInt64
+  private var durableBatch: UInt64
+  private var oldestUnsynced: UInt64?
+  private var isSyncing = false
+  private var failure: FileError?
+
+  /// Most bytes of a segment.
+  static let segmentBytesMax: UInt64 = 64 << 20
+
+  /// Continues after `position` in a segment of its own, numbered above `lastSegment`.
+  init(store: SegmentStore, after position: AppliedPosition, lastSegment: UInt64) {
+    self.store = store
+    self.position = position
+    nextSegment = lastSegment + 1
+    writtenBatch = position.batch
+    durableBatch = position.batch
+    synced = Condition(lock)
+  }
+
+  /// Appends `packed` as the next batch. On an error nothing has changed and it may be tried again when the reason
+  /// is gone.
+  func append(_ packed: PackedBatch) throws(FileError) -> PublishedBatch {
+    let groupByteCount = size(packed)
+    let target = try openSegment(for: groupByteCount)
+    let start = position.offset
+    var chain = BatchChain(previous: position.chain)
+    if buffer.byteCount < groupByteCount { buffer = AlignedBuffer(byteCount: groupByteCount) }
+    var published = PublishedBatch(end: position, extents: [], records: [])
+    var at = 0
+    for (index, draft) in packed.plan.frames.enumerated() {
+      at = write(packed, index, draft, at: at, seed: target.salt &+ start, &chain, &published)
+    }
+    for record in packed.plan.records {
+      at = write(record, at: at, seed: target.salt &+ start, &chain, &published)
+    }
+    let commit = CommitRecord(
+      batch: position.batch + 1, firstSequence: packed.entries[0].record.sequence,
+      lastSequence: packed.lastSequence, durableThrough: lock.withLock { durableBatch },
+      groupByteCount: UInt64(at + CommitRecord.byteCount), timeNanoseconds: WallClock.nanoseconds(),
+      chain: chain.value)
+    let memory = buffer
+    var bytes = memory.mutableBytes
+    var tail = bytes._mutatingExtracting(at..<groupByteCount)
+    tail.zero()
+    commit.encode(into: &tail, seed: target.salt &+ start &+ UInt64(at))
+    try target.file.write(buffer, byteCount: groupByteCount, at: start)
+
+    position.offset = start + UInt64(groupByteCount)
+    position.batch = commit.batch
+    position.sequence = commit.lastSequence
+    position.chain = commit.chain
+    lock.withLock {
+      writtenBatch = commit.batch
+      if oldestUnsynced == nil { oldestUnsynced = MonotonicClock.nanoseconds() }
+      if unsynced.last !== target.file { unsynced.append(target.file) }
+    }
+    published.end = position
+    return published
+  }
+
+  /// The size of the group for `packed`, a multiple of 4096.
+  private func size(_ packed: PackedBatch) -> Int {
+    var bytes = CommitRecord.byteCount
+    for (index, draft) in packed.plan.frames.enumerated() {
+      bytes += (FrameHeader.byteCount(extents: draft.pieces.count) + packed.frames[index].storedByteCount)
+        .roundedUp(to: 16)
+    }
+    for record in packed.plan.records { bytes += RecordItem.byteCount(record).roundedUp(to: 16) }
+    return bytes.roundedUp(to: AlignedBuffer.alignment)
+  }
+
+  private func openSegment(for byteCount: Int) throws(FileError) -> SegmentStore.OpenSegment {
+    if let segment, position.offset + UInt64(byteCount) <= Self.segmentBytesMax { return segment }
+    let fresh = try store.create(nextSegment)
+    segment = fresh
+    position.segment = nextSegment
+    position.offset = UInt64(SegmentSuperblock.byteCount)
+    nextSegment += 1
+    lock.withLock { namesChanged = true }
+    return fresh
+  }
+
+  private func write(
+    _ packed: PackedBatch, _ index: Int, _ draft: FrameDraft, at: Int, seed: UInt64,
+    _ chain: inout BatchChain,
+    _ published: inout PublishedBatch
+  ) -> Int {
+    let frame = packed.frames[index]
+    let itemSeed = seed &+ UInt64(at)
+    let arena = packed.arena
+    let stored = arena.bytes.extracting(packed.storedRange(index))
+    let header = FrameHeader(
+      codec: frame.codec, level: frame.level, layer: draft.layer, storedByteCount: frame.storedByteCount,
+      payloadChecksum: Checksum.xxh3(stored, seed: itemSeed), extents: draft.extents)
+    let end = (at + header.itemByteCount).roundedUp(to: 16)
+    let memory = buffer
+    var bytes = memory.mutableBytes
+    var item = bytes._mutatingExtracting(at..<end)
+    chain.add(header.encode(into: &item, seed: itemSeed))
+    item.copy(stored, at: header.byteCount)
+    item.zero(header.itemByteCount..<end - at)
+
+    let address = FrameAddress(
+      segment: position.segment,
+      granule: UInt32((position.offset + UInt64(at)) / FrameAddress.granuleByteCount),
+      kibibytes: UInt16((header.itemByteCount + 1023) / 1024))
+    var skip: UInt32 = 0
+    for extent in header.extents {
+      published.extents.append((draft.layer, extent.range, .frame(address, skip: skip)))
+      skip += UInt32(extent.range.count)
+    }
+    published.framedByteCount += UInt64(header.rawByteCount)
+    published.storedByteCount += UInt64(end - at)
+    return end
+  }
+
+  private func write(
+    _ record: Record, at: Int, seed: UInt64, _ chain: inout BatchChain, _ published: inout PublishedBatch
+  ) -> Int {
+    let size = RecordItem.byteCount(record)
+    let end = (at + size).roundedUp(to: 16)
+    let memory = buffer
+    var bytes = memory.mutableBytes
+    var item = bytes._mutatingExtracting(at..<end)
+    chain.add(RecordItem.encode(record, into: &item, seed: seed &+ UInt64(at)))
+    item.zero(size..<end - at)
+    if record.kind.hasExtent {
+      published.extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
+    } else {
+      published.records.append(record)
+    }
+    return end
+  }
+
+  /// Returns when batch `batch`, which was appended, survives power loss. Throws the first error that a sync had.
+  func sync(through batch: UInt64) throws(FileError) {
+    lock.lock()
+    defer { lock.unlock() }
+    while durableBatch < batch {
+      if let failure { throw failure }
+      if isSyncing {
+        synced.wait()
+        continue
+      }
+      isSyncing = true
+      let files = unsynced
+      let names = namesChanged
+      let reached = writtenBatch
+      // The last file goes on being written: it is listed again by the next append.
+      unsynced = []
+      namesChanged = false
+      oldestUnsynced = nil
+      lock.unlock()
+      let outcome = syncNow(files, names: names)
+      lock.lock()
+      isSyncing = false
+      if let outcome { failure = failure ?? outcome } else { durableBatch = max(durableBatch, reached) }
+      synced.broadcast()
+    }
+  }
+
+  private func syncNow(_ files: [any BlockFile], names: Bool) -> FileError? {
+    do throws(FileError) {
+      for file in files { try file.sync() }
+      if names { try store.files.syncNames() }
+      return nil
+    } catch {
+      return error
+    }
+  }
+
+  /// The last batch that survives power loss, and since when another waits for that (nanoseconds of MonotonicClock).
+  var durability: (batch: UInt64, written: UInt64, oldestUnsynced: UInt64?) {
+    lock.withLock { (durableBatch, writtenBatch, oldestUnsynced) }
+  }
+}

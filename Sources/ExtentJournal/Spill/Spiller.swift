@@ -1,0 +1,183 @@
+internal import BlockFile
+internal import Bytes
+internal import Threads
+
+// From the ring to a segment, in two threads: one packs the next batch while the other writes the last one.
+//
+// A batch is taken when 8 MiB are pending, when the oldest record is five seconds old, when a FLUSH waits, when a
+// writer waits for room in the ring, or at the end. Batches are taken, written and published in sequence order.
+// When the disk is full the batch stays where it is, in the ring: the writer thread tries again each second and says
+// so once. Any other error poisons the journal.
+final class Spiller: @unchecked Sendable {
+  // Sendable: the handover slot and the end flags are guarded by the ledger's lock.
+  private let ledger: Ledger
+  private let ring: SpoolRing
+  private let writer: SegmentWriter
+  private let epochs: Epochs
+  private let compressor: BatchCompressor
+  private let log: JournalLog
+  private let handover: Condition
+  private var packed: PackedBatch?
+  private var packerIsDone = false
+  private var isEnding = false
+  private var isAbandoning = false
+  private var threads: [WorkerThread] = []
+
+  /// Pending bytes at which a batch is made, and the most one takes.
+  static let batchBytesTarget = 8 << 20
+  static let batchBytesMax = 12 << 20
+  /// How long a record may wait for company.
+  static let ageMaxNanoseconds: UInt64 = 5_000_000_000
+  /// How often a full disk is tried again.
+  private static let retryNanoseconds: UInt64 = 1_000_000_000
+
+  init(
+    ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
+    log: @escaping JournalLog
+  ) {
+    self.ledger = ledger
+    self.ring = ring
+    self.writer = writer
+    self.epochs = epochs
+    self.log = log
+    compressor = BatchCompressor(file: ring.file, workerCount: workerCount)
+    handover = Condition(ledger.lock)
+  }
+
+  /// Starts the two threads.
+  func start() throws(JournalError) {
+    for (name, body) in [("spill-pack", packLoop), ("spill-write", writeLoop)] {
+      guard let thread = WorkerThread(name: name, { body() }) else {
+        throw JournalError(.failed, "no thread left for \(name); raise the limit on processes")
+      }
+      threads.append(thread)
+    }
+  }
+
+  /// Ends the threads, with `spilling` after everything pending is spilled. With a full disk it gives up at once; what
+  /// is not spilled stays in the ring.
+  func end(spilling: Bool) {
+    ledger.lock.withLock {
+      isEnding = true
+      isAbandoning = !spilling
+      ledger.work.broadcast()
+      ledger.progress.broadcast()
+    }
+    for thread in threads { thread.join() }
+    compressor.end()
+  }
+
+  /// What the wait for work sleeps until, or nil when there is some. The ledger's lock is held.
+  private var nothingToDoUntil: UInt64? {
+    guard !ledger.pending.isEmpty, !isAbandoning else { return .max }
+    if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
+      || ledger.wantedThrough > ledger.spilledThrough
+      || ring.isUnderPressure
+    {
+      return nil
+    }
+    let due = ledger.oldestPending + Self.ageMaxNanoseconds
+    return due > MonotonicClock.nanoseconds() ? due : nil
+  }
+
+  private func packLoop() {
+    while let entries = nextEntries() {
+      let level = LevelLadder.level(used: ring.usedByteCount, capacity: ring.file.capacity)
+      let batch = compressor.pack(entries, level: level)
+      ledger.lock.withLock {
+        while packed != nil { handover.wait() }
+        packed = batch
+        handover.broadcast()
+      }
+    }
+    ledger.lock.withLock {
+      packerIsDone = true
+      handover.broadcast()
+    }
+  }
+
+  private func nextEntries() -> [PendingRecord]? {
+    ledger.lock.lock()
+    defer { ledger.lock.unlock() }
+    while let until = nothingToDoUntil {
+      if isEnding || ledger.failure != nil { return nil }
+      if until == .max { ledger.work.wait() } else { _ = ledger.work.wait(until: until) }
+    }
+    if ledger.failure != nil { return nil }
+    return ledger.takeBatch(byteCount: Self.batchBytesMax)
+  }
+
+  private func writeLoop() {
+    while true {
+      ledger.lock.lock()
+      while packed == nil, !packerIsDone { handover.wait() }
+      let next = packed
+      let isAbandoning = isAbandoning
+      ledger.lock.unlock()
+      guard let next else { return }
+      let written = !isAbandoning && write(next)
+      ledger.lock.withLock {
+        packed = nil
+        handover.broadcast()
+      }
+      if !written { return drain() }
+    }
+  }
+
+  /// After a failure: takes what the packer still hands over, so that it can end.
+  private func drain() {
+    ledger.lock.withLock {
+      while true {
+        while packed == nil, !packerIsDone { handover.wait() }
+        if packed == nil { return }
+        packed = nil
+        handover.broadcast()
+      }
+    }
+  }
+
+  /// Writes one batch, publishes it and gives its ring space back. False when the journal cannot go on.
+  private func write(_ batch: PackedBatch) -> Bool {
+    var isStalled = false
+    while true {
+      do throws(FileError) {
+        let published = try writer.append(batch)
+        if isStalled {
+          log(.info, "space has returned; spilling goes on")
+          for read in ledger.setStall(nil) { read.wake(.retry) }
+        }
+        ledger.publish(published, spooled: batch.entries)
+        epochs.waitForEarlierReaders()
+        ring.retire(batch.entries.map(\.slot.position))
+        return true
+      } catch {
+        guard error.isNoSpace else {
+          poison(JournalError(error))
+          return false
+        }
+        if !isStalled {
+          isStalled = true
+          let reason = JournalError(error)
+          log(.error, "disk full: \(reason.message)")
+          for read in ledger.setStall(reason) { read.wake(.retry) }
+        }
+        if !waitForSpace() { return false }
+      }
+    }
+  }
+
+  /// Waits a second before the next attempt. False when the journal is being closed: the ring keeps the data.
+  private func waitForSpace() -> Bool {
+    let until = MonotonicClock.nanoseconds() + Self.retryNanoseconds
+    ledger.lock.lock()
+    defer { ledger.lock.unlock() }
+    while !isEnding, ledger.progress.wait(until: until) {}
+    return !isEnding
+  }
+
+  private func poison(_ error: JournalError) {
+    log(.error, "the journal takes no more writes: \(error.message)")
+    for read in ledger.fail(error) { read.wake(.retry) }
+    ring.close(error)
+  }
+}

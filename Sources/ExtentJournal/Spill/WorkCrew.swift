@@ -1,0 +1,78 @@
+internal import Threads
+
+/// A few threads that do the same thing to many items: compression is the one part of a spill that needs more than
+/// one core. The caller works too, so a crew of one core has no threads of its own.
+final class WorkCrew: @unchecked Sendable {
+  // Sendable: every variable is guarded by `lock`.
+  private let lock = Lock()
+  private let work: Condition
+  private let done: Condition
+  private var job: (@Sendable (_ item: Int, _ worker: Int) -> Void)?
+  private var itemCount = 0
+  private var nextItem = 0
+  private var unfinished = 0
+  private var isEnding = false
+  private var threads: [WorkerThread] = []
+
+  /// How many workers there are, the caller included.
+  let workerCount: Int
+
+  init(workerCount: Int) {
+    self.workerCount = max(workerCount, 1)
+    work = Condition(lock)
+    done = Condition(lock)
+    for worker in 1..<max(self.workerCount, 1) {
+      // With fewer threads than asked for the others do more.
+      if let thread = WorkerThread(name: "compress-\(worker)", { self.serve(worker) }) {
+        threads.append(thread)
+      }
+    }
+  }
+
+  /// Calls `body(item, worker)` once for each item and returns when all are done. One call at a time; no two calls
+  /// with the same worker number run at once.
+  func perform(_ count: Int, _ body: @escaping @Sendable (_ item: Int, _ worker: Int) -> Void) {
+    lock.lock()
+    job = body
+    itemCount = count
+    nextItem = 0
+    unfinished = count
+    if count > 1 { work.broadcast() }
+    drain(worker: 0)
+    while unfinished > 0 { done.wait() }
+    job = nil
+    lock.unlock()
+  }
+
+  /// Ends the threads.
+  func end() {
+    lock.withLock {
+      isEnding = true
+      work.broadcast()
+    }
+    for thread in threads { thread.join() }
+    threads = []
+  }
+
+  private func serve(_ worker: Int) {
+    lock.lock()
+    while !isEnding {
+      drain(worker: worker)
+      if !isEnding { work.wait() }
+    }
+    lock.unlock()
+  }
+
+  /// Takes items until there are none; called and left with the lock held.
+  private func drain(worker: Int) {
+    while let job, nextItem < itemCount {
+      let item = nextItem
+      nextItem += 1
+      lock.unlock()
+      job(item, worker)
+      lock.lock()
+      unfinished -= 1
+      if unfinished == 0 { done.signal() }
+    }
+  }
+}

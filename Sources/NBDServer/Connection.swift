@@ -1,0 +1,201 @@
+internal import Bytes
+internal import NBDProtocol
+internal import Threads
+
+// One client.
+//
+// reader thread    recv → machine → export call → reply            every request, in the order of arrival
+// answerer thread  woken parked read → export call → reply         started by the first read that parks
+//
+// Requests are served where they arrive: handing a small request to another thread halves the throughput. A
+// write's payload goes from the socket straight into the memory of its reservation. The session's calls that
+// change the export are made by the reader thread alone, each behind the retire gate.
+
+/// Why a connection ended.
+enum ConnectionEnd: Error {
+  /// NBD_CMD_DISC or NBD_OPT_ABORT.
+  case done
+  case socket(SocketError)
+  /// The client broke the protocol, or asked for what can only be answered by hanging up.
+  case hungUp(String)
+  /// A successor has taken over, or the engine is shutting down.
+  case dropped(String)
+}
+
+/// One client's connection, from accept to close.
+final class Connection: @unchecked Sendable {
+  // Sendable: `binding` is guarded by `lock`; the answerer is the reader thread's alone.
+  let number: UInt64
+  let socket: Socket
+  let channel: ReplyChannel
+  let parked: ParkedReads
+  let gate = RetireGate()
+  let server: Server
+  private let directory: any ExportDirectory
+  private let lock = Lock()
+  private var binding: ExportDescription?
+  private var answerer: WorkerThread?
+
+  init(number: UInt64, socket: Socket, directory: any ExportDirectory, server: Server) {
+    self.number = number
+    self.socket = socket
+    self.directory = directory
+    self.server = server
+    channel = ReplyChannel(socket, pool: server.pool)
+    parked = ParkedReads(limit: server.parkLimit)
+  }
+
+  /// The body of the reader thread.
+  func run() {
+    var input = InputBuffer()
+    var machine = ServerMachine()
+    do throws(ConnectionEnd) {
+      guard let session = try negotiate(&machine, &input) else { return log(.done) }
+      let end = serve(session, &machine, &input)
+      close(session, end)
+    } catch {
+      socket.shutdown()
+      log(error)
+    }
+  }
+
+  /// If this connection writes to the export `name` and its client has gone: makes sure that it changes nothing
+  /// any more.
+  func retireIfGone(export name: String) {
+    let isBound = lock.withLock { binding?.name == name && binding?.isReadOnly == false }
+    guard isBound, socket.isGone else { return }
+    server.log(.info, "connection \(number): its client has gone and \"\(name)\" has a new one; retired")
+    gate.retire()
+  }
+
+  // MARK: - Negotiation
+
+  private func negotiate(
+    _ machine: inout ServerMachine, _ input: inout InputBuffer
+  ) throws(ConnectionEnd) -> (any ExportSession)? {
+    let deadline = MonotonicClock.nanoseconds() + server.options.handshakeNanoseconds
+    let exports = ExportCatalog(find: directory.find, list: directory.list)
+    while true {
+      let step = machine.step(input.bytes, exports: exports)
+      input.consume(step.consumed)
+      switch step.event {
+      case .needsMore: try receive(&input, before: deadline)
+      case .send(let reply): try send(reply, before: deadline)
+      case .open(let export):
+        if let session = try open(export, &machine, before: deadline) { return session }
+      case .hangUp(let reply, let reason):
+        if reply.isEmpty { throw .hungUp(reason) }
+        try send(reply, before: deadline)
+        socket.shutdown()
+        return nil
+      case .request, .refuse, .disconnect: preconditionFailure("a request before the negotiation was over")
+      }
+    }
+  }
+
+  private func receive(_ input: inout InputBuffer, before deadline: UInt64) throws(ConnectionEnd) {
+    do throws(SocketError) {
+      let now = MonotonicClock.nanoseconds()
+      if now >= deadline { throw .timedOut }
+      try socket.waitReadable(nanoseconds: deadline - now)
+      try input.receive(from: socket)
+    } catch {
+      throw .socket(error)
+    }
+  }
+
+  private func send(_ reply: [UInt8], before deadline: UInt64) throws(ConnectionEnd) {
+    do throws(SocketError) {
+      try channel.send(reply, deadline: deadline)
+    } catch {
+      throw .socket(error)
+    }
+  }
+
+  private func open(
+    _ export: ExportDescription, _ machine: inout ServerMachine, before deadline: UInt64
+  ) throws(ConnectionEnd) -> (any ExportSession)? {
+    if !export.isReadOnly { server.retireGone(export: export.name) }
+    let session: any ExportSession
+    do throws(ExportError) {
+      session = try directory.open(export.name)
+    } catch {
+      server.log(.warning, "connection \(number): \"\(export.name)\" refused: \(error.message)")
+      guard let reply = machine.refuse(error.code, error.message) else { throw .hungUp(error.message) }
+      try send(reply, before: deadline)
+      return nil
+    }
+    lock.withLock { binding = export }
+    do throws(ConnectionEnd) {
+      try send(machine.accept(), before: deadline)
+    } catch {
+      session.close(cleanly: false)
+      throw error
+    }
+    server.log(.debug, "connection \(number): serves \"\(export.name)\"")
+    return session
+  }
+
+  // MARK: - Transmission
+
+  private func serve(
+    _ session: any ExportSession, _ machine: inout ServerMachine, _ input: inout InputBuffer
+  ) -> ConnectionEnd {
+    let service = RequestService(connection: self, session: session, replies: machine.replies)
+    let nothing = ExportCatalog(find: { _ in nil }, list: { [] })
+    do throws(ConnectionEnd) {
+      while true {
+        let step = machine.step(input.bytes, exports: nothing)
+        input.consume(step.consumed)
+        switch step.event {
+        case .needsMore: try receive(&input)
+        case .request(let request): try service.serve(request, &machine, &input)
+        case .refuse(let refusal): try service.fail(refusal)
+        case .disconnect: throw .done
+        case .hangUp(_, let reason): throw .hungUp(reason)
+        case .send, .open: preconditionFailure("an option after the negotiation was over")
+        }
+      }
+    } catch {
+      return error
+    }
+  }
+
+  private func receive(_ input: inout InputBuffer) throws(ConnectionEnd) {
+    do throws(SocketError) {
+      try input.receive(from: socket)
+    } catch {
+      throw .socket(error)
+    }
+  }
+
+  /// Makes sure that there is a thread for the answers to parked reads, and that there are not too many of them.
+  /// Reader thread only, after a read has parked.
+  func didPark(_ service: RequestService) throws(ConnectionEnd) {
+    if answerer == nil {
+      answerer = WorkerThread(name: "nbd-answer-\(number)") { service.answerParkedReads() }
+      if answerer == nil { throw .dropped("no thread left to answer parked reads") }
+    }
+    server.parkLimit.waitForRoom { socket.isGone }
+  }
+
+  /// A parked read may wait for ever, so that none is waited for, not even after NBD_CMD_DISC.
+  private func close(_ session: any ExportSession, _ end: ConnectionEnd) {
+    parked.end()
+    socket.shutdown()
+    answerer?.join()
+    if case .done = end { session.close(cleanly: true) } else { session.close(cleanly: false) }
+    log(end)
+  }
+
+  private func log(_ end: ConnectionEnd) {
+    let client = "connection \(number)"
+    switch end {
+    case .done: server.log(.debug, "\(client): done")
+    case .socket(let error) where error.isPeerGone: server.log(.info, "\(client): \(error.text)")
+    case .socket(let error): server.log(.warning, "\(client): \(error.text)")
+    case .hungUp(let reason): server.log(.warning, "\(client): hung up: \(reason)")
+    case .dropped(let reason): server.log(.warning, "\(client): dropped: \(reason)")
+    }
+  }
+}

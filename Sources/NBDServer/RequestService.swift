@@ -1,0 +1,240 @@
+internal import Bytes
+internal import NBDProtocol
+internal import Threads
+
+/// Serves the requests of one connection: calls the session, sends the reply.
+///
+/// Reads run on the reader and on the answerer thread, everything else on the reader thread only.
+struct RequestService: Sendable {
+  let connection: Connection
+  let session: any ExportSession
+  let replies: ReplyEncoder
+
+  /// The most extents that a block status reply lists; a client asks again for the rest.
+  private static let extentsMax = 8192
+  /// The most pieces of a read that go as chunks of their own; beyond, the data goes as one.
+  private static let chunksMax = 256
+
+  /// Serves `request`; the payload of a write is taken from `input` and the socket.
+  func serve(
+    _ request: Request, _ machine: inout ServerMachine, _ input: inout InputBuffer
+  ) throws(ConnectionEnd) {
+    switch request.operation {
+    case .read(let range, let inOneChunk):
+      try read(
+        ParkedRead(
+          cookie: request.cookie, range: range, inOneChunk: inOneChunk,
+          since: MonotonicClock.nanoseconds()))
+    case .write(let range, let durable):
+      try write(request.cookie, range, durable: durable, &machine, &input)
+    case .writeZeroes(let range, let mayTrim, let durable):
+      try change(request.cookie) { () throws(ExportError) in
+        try session.writeZeroes(range, mayTrim: mayTrim, durable: durable)
+      }
+    case .trim(let range, let durable):
+      try change(request.cookie) { () throws(ExportError) in try session.trim(range, durable: durable) }
+    case .flush:
+      try flush(request.cookie)
+    case .blockStatus(let range, let contexts, let onlyOne):
+      try blockStatus(request.cookie, range, contexts: contexts, limit: onlyOne ? 1 : Self.extentsMax)
+    }
+  }
+
+  /// Sends an error reply. ESHUTDOWN never goes out: qemu would hand it to the guest as a failed write, while a
+  /// dropped connection makes it connect again.
+  func fail(_ refusal: Refusal) throws(ConnectionEnd) {
+    let client = "connection \(connection.number)"
+    if refusal.code == .shutdown { throw .dropped(refusal.message) }
+    connection.server.log(.info, "\(client): request refused (\(refusal.code)): \(refusal.message)")
+    var header: [UInt8] = []
+    replies.appendFailure(refusal, to: &header)
+    try send(header)
+  }
+
+  // MARK: - Reads
+
+  /// Serves a read that has just come in: answers it, or leaves it parked.
+  private func read(_ read: ParkedRead) throws(ConnectionEnd) {
+    var isCounted = false
+    let isParked = try attempt(read) {
+      if !isCounted { connection.parked.count() }
+      isCounted = true
+      return connection.parked.waiter(for: read)
+    } settled: {
+      if isCounted { connection.parked.forget(read) }
+    }
+    if isParked { try connection.didPark(self) }
+  }
+
+  /// The body of the answerer thread: serves parked reads as they are woken.
+  func answerParkedReads() {
+    do throws(ConnectionEnd) {
+      while let woken = connection.parked.takeReady() {
+        for (read, reason) in woken { try answer(read, reason) }
+      }
+    } catch {
+      // The reader thread finds the socket closed and ends the connection; until then nothing is answered.
+      connection.socket.shutdown()
+    }
+  }
+
+  private func answer(_ read: ParkedRead, _ reason: ReadWake) throws(ConnectionEnd) {
+    switch reason {
+    case .retry:
+      _ = try attempt(read) {
+        connection.parked.waiter(for: read)
+      } settled: {
+        connection.parked.forget(read)
+      }
+    case .failed(let error):
+      connection.parked.forget(read)
+      try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
+    }
+  }
+
+  /// Reads, and replies unless the read is parked: then true. `settled` runs when there is an answer.
+  private func attempt(
+    _ read: ParkedRead, waiter: () -> ReadWaiter, settled: () -> Void
+  ) throws(ConnectionEnd) -> Bool {
+    let pool = connection.server.pool
+    let buffer = pool.take(Int(read.range.count))
+    defer { pool.give(buffer) }
+    let outcome: ReadOutcome
+    do throws(ExportError) {
+      // SAFETY: this thread alone uses the buffer until it is given back, after the reply.
+      let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[..<Int(read.range.count)])
+      var target = unsafe MutableRawSpan(_unsafeBytes: memory)
+      outcome = try session.read(read.range, into: &target, since: read.since, waiter: waiter)
+    } catch {
+      settled()
+      try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
+      return false
+    }
+    guard case .served(let pieces) = outcome else { return true }
+    settled()
+    try reply(to: read, pieces, buffer)
+    return false
+  }
+
+  private func reply(
+    to read: ParkedRead, _ pieces: [ReadPiece], _ buffer: AlignedBuffer
+  ) throws(ConnectionEnd) {
+    var header: [UInt8] = []
+    var parts: [ReplyChannel.Part] = []
+    let isOneHole = pieces.count == 1 && pieces[0].isHole
+    let isWhole = read.inOneChunk || pieces.count > Self.chunksMax
+    if !replies.structured || (isWhole && !isOneHole) {
+      replies.appendWholeRead(read.range, cookie: read.cookie, to: &header)
+      parts = [.header(0..<header.count), .payload(0..<Int(read.range.count))]
+    } else {
+      for (index, piece) in pieces.enumerated() {
+        let start = header.count
+        let isLast = index == pieces.count - 1
+        if piece.isHole {
+          replies.appendHole(piece.range, cookie: read.cookie, isLast: isLast, to: &header)
+          parts.append(.header(start..<header.count))
+        } else {
+          let first = Int(piece.range.start - read.range.start)
+          replies.appendData(piece.range, cookie: read.cookie, isLast: isLast, to: &header)
+          parts += [.header(start..<header.count), .payload(first..<first + Int(piece.range.count))]
+        }
+      }
+    }
+    do throws(SocketError) {
+      try connection.channel.send(header, buffer, parts)
+    } catch {
+      throw .socket(error)
+    }
+  }
+
+  // MARK: - Changes
+
+  private func write(
+    _ cookie: UInt64, _ range: ByteRange, durable: Bool, _ machine: inout ServerMachine,
+    _ input: inout InputBuffer
+  ) throws(ConnectionEnd) {
+    let reservation: any WriteReservation
+    do throws(ExportError) {
+      reservation = try session.reserve(range)
+    } catch {
+      if error.code == .shutdown { throw .dropped(error.message) }
+      return machine.refusePayload(error.code, error.message)
+    }
+    do throws(SocketError) {
+      // SAFETY: the reservation's memory is ours until commit or abandon.
+      try unsafe input.fill(reservation.memory, from: connection.socket)
+    } catch {
+      reservation.abandon()
+      throw .socket(error)
+    }
+    machine.tookPayload(machine.payloadRemaining)
+    try change(cookie) { () throws(ExportError) in
+      try reservation.commit(durable: durable)
+    } retired: {
+      reservation.abandon()
+    }
+  }
+
+  /// Makes a change unless the connection is retired, and replies.
+  private func change(
+    _ cookie: UInt64, _ body: () throws(ExportError) -> AfterReply?, retired: () -> Void = {}
+  ) throws(ConnectionEnd) {
+    guard connection.gate.begin() else {
+      retired()
+      throw .dropped("its client has connected again")
+    }
+    let afterReply: AfterReply?
+    do throws(ExportError) {
+      afterReply = try body()
+      connection.gate.end()
+    } catch {
+      connection.gate.end()
+      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
+    }
+    // What a change entails is owed to other connections, whether or not this one still takes its reply.
+    defer { afterReply?() }
+    try succeed(cookie)
+  }
+
+  private func flush(_ cookie: UInt64) throws(ConnectionEnd) {
+    do throws(ExportError) {
+      try session.flush()
+    } catch {
+      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
+    }
+    try succeed(cookie)
+  }
+
+  // MARK: - Block status
+
+  private func blockStatus(
+    _ cookie: UInt64, _ range: ByteRange, contexts: [UInt32], limit: Int
+  ) throws(ConnectionEnd) {
+    let extents: [BlockExtent]
+    do throws(ExportError) {
+      extents = try session.blockStatus(range, limit: limit)
+    } catch {
+      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
+    }
+    var header: [UInt8] = []
+    for context in contexts {
+      replies.appendBlockStatus(
+        extents, context: context, cookie: cookie, isLast: context == contexts.last, to: &header)
+    }
+    try send(header)
+  }
+
+  private func succeed(_ cookie: UInt64) throws(ConnectionEnd) {
+    var header: [UInt8] = []
+    replies.appendSuccess(cookie: cookie, to: &header)
+    try send(header)
+  }
+
+  private func send(_ header: [UInt8]) throws(ConnectionEnd) {
+    do throws(SocketError) {
+      try connection.channel.send(header)
+    } catch {
+      throw .socket(error)
+    }
+  }
+}

@@ -1,0 +1,97 @@
+internal import CSupport
+internal import Glibc
+
+/// A system call on a socket that failed.
+struct SocketError: Error {
+  let operation: String
+  /// The errno, or 0 when the peer ended the stream.
+  let code: Int32
+
+  static let ended = SocketError(operation: "recv", code: 0)
+  static let timedOut = SocketError(operation: "recv", code: ETIMEDOUT)
+
+  /// Whether the peer simply went away.
+  var isPeerGone: Bool { code == 0 || code == ECONNRESET || code == EPIPE }
+
+  var text: String {
+    code == 0 ? "the peer closed the connection" : "\(operation): \(errorText(code))"
+  }
+}
+
+/// The sentence of an errno.
+func errorText(_ code: Int32) -> String {
+  // SAFETY: strerror returns a string that stays valid while it is copied here.
+  unsafe String(cString: strerror(code))
+}
+
+/// A connected stream socket, closed with its last reference: whoever polls or sends keeps it open.
+final class Socket: Sendable {
+  private let descriptor: Int32
+
+  /// How long a send may make no progress before the sender looks around.
+  static let sendStallSeconds = 5
+
+  /// Takes `descriptor` over.
+  init(owning descriptor: Int32) {
+    self.descriptor = descriptor
+    var stall = timeval(tv_sec: Self.sendStallSeconds, tv_usec: 0)
+    unsafe setsockopt(
+      descriptor, SOL_SOCKET, SO_SNDTIMEO, &stall, socklen_t(MemoryLayout<timeval>.size))
+  }
+
+  deinit { close(descriptor) }
+
+  /// Ends both directions: blocked calls return, and the peer sees the end. The descriptor stays.
+  func shutdown() {
+    _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR))
+  }
+
+  /// Whether the peer has closed its end or the connection is broken, even if data is still to be read.
+  var isGone: Bool {
+    var entry = pollfd(fd: descriptor, events: spw_POLLRDHUP, revents: 0)
+    let gone = Int16(POLLHUP) | Int16(POLLERR) | spw_POLLRDHUP
+    return unsafe poll(&entry, 1, 0) > 0 && entry.revents & gone != 0
+  }
+
+  /// Waits until something can be read. `deadline` is in nanoseconds left.
+  func waitReadable(nanoseconds: UInt64) throws(SocketError) {
+    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    let count = unsafe poll(&entry, 1, Int32(clamping: (nanoseconds + 999_999) / 1_000_000))
+    if count == 0 { throw .timedOut }
+    if count < 0, errno != EINTR { throw SocketError(operation: "poll", code: errno) }
+  }
+
+  /// Receives into `first` and, when that is full, `second`. Returns how many bytes came, at least one.
+  func receive(
+    _ first: UnsafeMutableRawBufferPointer, _ second: UnsafeMutableRawBufferPointer
+  ) throws(SocketError) -> Int {
+    while true {
+      // SAFETY: both buffers are the caller's, alive and unused by others until the call returns.
+      let count = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { vectors in
+        unsafe vectors.initializeElement(
+          at: 0, to: iovec(iov_base: first.baseAddress, iov_len: first.count))
+        unsafe vectors.initializeElement(
+          at: 1, to: iovec(iov_base: second.baseAddress, iov_len: second.count))
+        return unsafe readv(descriptor, vectors.baseAddress, 2)
+      }
+      if count > 0 { return count }
+      if count == 0 { throw .ended }
+      if errno != EINTR { throw SocketError(operation: "recv", code: errno) }
+    }
+  }
+
+  /// Sends some of `vectors` (at most IOV_MAX of them). Returns how many bytes went, or nil when none did for
+  /// `sendStallSeconds`.
+  func send(_ vectors: UnsafeMutableBufferPointer<iovec>) throws(SocketError) -> Int? {
+    var message = unsafe msghdr()
+    unsafe message.msg_iov = vectors.baseAddress
+    unsafe message.msg_iovlen = Int(min(vectors.count, 1024))
+    while true {
+      // SAFETY: the vectors and what they point to are the caller's until the call returns.
+      let count = unsafe sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
+      if count >= 0 { return count }
+      if errno == EAGAIN { return nil }
+      if errno != EINTR { throw SocketError(operation: "send", code: errno) }
+    }
+  }
+}

@@ -1,0 +1,38 @@
+/// Why a conversation over a monitor socket failed.
+package enum QMPError: Error, Sendable, Equatable {
+  /// The socket could not be reached.
+  case cannotConnect(path: String, errno: Int32)
+  /// The socket failed in the middle of `operation`.
+  case socketFailed(operation: String, errno: Int32)
+  /// The other side closed the socket while we waited for `awaited`.
+  case closed(awaited: String)
+  /// `awaited` did not come in time. The connection stays usable: a late reply is recognised by its id and dropped.
+  case timedOut(awaited: String)
+  /// What came is not a message of this dialect.
+  case malformed(line: String)
+  /// The other side understood the command and refused it.
+  case refused(command: String, class: String, description: String)
+  /// A job ended, and not well.
+  case jobFailed(id: String, description: String)
+}
+
+extension QMPError: CustomStringConvertible {
+  package var description: String {
+    switch self {
+    case .cannotConnect(let path, let errno):
+      return "cannot connect to the monitor at \(path): \(systemMessage(errno))"
+    case .socketFailed(let operation, let errno):
+      return "monitor: \(operation) failed: \(systemMessage(errno))"
+    case .closed(let awaited):
+      return "the monitor closed the connection while \(awaited) was awaited"
+    case .timedOut(let awaited):
+      return "the monitor sent no \(awaited) in time"
+    case .malformed(let line):
+      return "not a monitor message: \(line.prefix(200))"
+    case .refused(let command, let errorClass, let description):
+      return "\(command) was refused: \(description) (\(errorClass))"
+    case .jobFailed(let id, let description):
+      return "job \(id) failed: \(description)"
+    }
+  }
+}

@@ -1,0 +1,276 @@
+package import ExtentJournal
+package import NBDProtocol
+package import NBDServer
+internal import Bytes
+internal import Threads
+
+// Where the journal and the wire meet, and the only place where they do: disks become exports, journal errors become
+// NBD errors.
+
+/// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows it while it arrives.
+///
+/// A socket for readers shows views only; the empty name is the one disk's export there is.
+package struct JournalExports: ExportDirectory {
+  private let journal: Journal
+  private let showsIngest: Bool
+  private let streams: Streams
+
+  /// The exports of `journal` for a listening socket that shows everything (`showsIngest`) or only views. All
+  /// directories of a journal share `streams`.
+  package init(journal: Journal, showsIngest: Bool, streams: Streams) {
+    self.journal = journal
+    self.showsIngest = showsIngest
+    self.streams = streams
+  }
+
+  /// What an export name means.
+  private enum Target {
+    case ingest(Disk)
+    case view(Disk)
+  }
+
+  private func resolve(_ name: String) -> Target? {
+    let disks = journal.disks
+    if name.isEmpty {
+      guard disks.count == 1 else { return nil }
+      return showsIngest ? .ingest(disks[0]) : .view(disks[0])
+    }
+    if name.hasSuffix("@live") {
+      return disks.first { $0.name + "@live" == name }.map { .view($0) }
+    }
+    return showsIngest ? disks.first { $0.name == name }.map { .ingest($0) } : nil
+  }
+
+  private func describe(_ target: Target) -> ExportDescription {
+    switch target {
+    case .ingest(let disk):
+      ExportDescription(
+        name: disk.name, text: "takes the stream of disk \(disk.name) (\(disk.mode.rawValue))",
+        byteCount: disk.byteCount, isReadOnly: false, minimumBlock: disk.mode == .snapshot ? 512 : 1)
+    case .view(let disk):
+      ExportDescription(
+        name: disk.name + "@live", text: "disk \(disk.name) as it arrives; reads wait for what has not",
+        byteCount: disk.byteCount, isReadOnly: true, minimumBlock: 1)
+    }
+  }
+
+  package func find(_ name: String) -> ExportDescription? { resolve(name).map(describe) }
+
+  package func list() -> [ExportDescription] {
+    journal.disks.flatMap { disk in
+      (showsIngest ? [describe(.ingest(disk))] : []) + [describe(.view(disk))]
+    }
+  }
+
+  package func open(_ name: String) throws(ExportError) -> any ExportSession {
+    switch resolve(name) {
+    case .ingest(let disk): IngestSession(disk, streams)
+    case .view(let disk): ViewSession(disk)
+    case nil: throw ExportError(.invalid, "no export \(name)")
+    }
+  }
+}
+
+/// Which connections have written to which disk: when the last of them says good-bye, the stream is complete.
+package final class Streams: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var writers: [String: Int] = [:]
+  private let log: JournalLog
+
+  package init(log: @escaping JournalLog) { self.log = log }
+
+  fileprivate func begin(_ disk: Disk) {
+    lock.withLock { writers[disk.name, default: 0] += 1 }
+  }
+
+  /// A connection that wrote has ended. A clean end of the last one completes the stream; an unclean one completes
+  /// nothing, the client may come back.
+  fileprivate func end(_ disk: Disk, cleanly: Bool) {
+    let isLast = lock.withLock {
+      writers[disk.name, default: 1] -= 1
+      return writers[disk.name] == 0
+    }
+    guard isLast, cleanly else { return }
+    do throws(JournalError) {
+      try disk.complete()
+    } catch {
+      log(.error, "the end of the stream of \(disk.name) could not be recorded: \(error.message)")
+    }
+  }
+}
+
+/// A connection that feeds a disk.
+private final class IngestSession: ExportSession, @unchecked Sendable {
+  // Sendable: `hasWritten` is guarded by `lock`.
+  private let disk: Disk
+  private let streams: Streams
+  private let lock = Lock()
+  private var hasWritten = false
+
+  init(_ disk: Disk, _ streams: Streams) {
+    self.disk = disk
+    self.streams = streams
+  }
+
+  private func noteWrite() {
+    let isFirst = lock.withLock {
+      defer { hasWritten = true }
+      return !hasWritten
+    }
+    if isFirst { streams.begin(disk) }
+  }
+
+  func read(
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+  ) throws(ExportError) -> ReadOutcome {
+    do throws(JournalError) {
+      return .served(try disk.readIngest(range, into: &target).map { ReadPiece($0) })
+    } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func reserve(_ range: ByteRange) throws(ExportError) -> any WriteReservation {
+    noteWrite()
+    do throws(JournalError) { return Reservation(try disk.reserve(range)) } catch { throw ExportError(error) }
+  }
+
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply? {
+    noteWrite()
+    do throws(JournalError) {
+      return try disk.writeZeroes(range, mayTrim: mayTrim, durable: durable).afterReply
+    } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply? {
+    noteWrite()
+    do throws(JournalError) {
+      return try disk.trim(range, durable: durable).afterReply
+    } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func flush() throws(ExportError) {
+    noteWrite()
+    do throws(JournalError) { try disk.flush() } catch { throw ExportError(error) }
+  }
+
+  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
+    try blockExtents(disk, range, asWriter: true, limit: limit)
+  }
+
+  func close(cleanly: Bool) {
+    if lock.withLock({ hasWritten }) { streams.end(disk, cleanly: cleanly) }
+  }
+}
+
+/// The payload of one write on its way into the journal.
+private final class Reservation: WriteReservation {
+  private let slot: WriteSlot
+
+  init(_ slot: WriteSlot) { self.slot = slot }
+
+  // SAFETY: passes on the slot's promise: valid until commit or abandon.
+  @unsafe var memory: UnsafeMutableRawBufferPointer { unsafe slot.memory }
+
+  func commit(durable: Bool) throws(ExportError) -> AfterReply? {
+    do throws(JournalError) { return try slot.commit(durable: durable).afterReply } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func abandon() { slot.abandon() }
+}
+
+/// A connection that reads a disk while it arrives.
+private final class ViewSession: ExportSession {
+  private let disk: Disk
+  private let owner: UInt64
+
+  init(_ disk: Disk) {
+    self.disk = disk
+    owner = disk.newOwner()
+  }
+
+  func read(
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+  ) throws(ExportError) -> ReadOutcome {
+    let timeout = ExportError(.inputOutput, disk.timeoutMessage)
+    do throws(JournalError) {
+      let read = try disk.readView(range, into: &target, since: since, isRetry: false, owner: owner) {
+        let waiter = waiter()
+        return { reason in
+          switch reason {
+          case .retry: waiter.wake(.retry)
+          case .timedOut: waiter.wake(.failed(timeout))
+          }
+        }
+      }
+      switch read {
+      case .served(let runs): return .served(runs.map { ReadPiece($0) })
+      case .parked: return .parked
+      }
+    } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func reserve(_ range: ByteRange) throws(ExportError) -> any WriteReservation { throw Self.readOnly }
+
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply? {
+    throw Self.readOnly
+  }
+
+  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply? { throw Self.readOnly }
+
+  /// A reader has nothing to make durable.
+  func flush() throws(ExportError) {}
+
+  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
+    try blockExtents(disk, range, asWriter: false, limit: limit)
+  }
+
+  func close(cleanly: Bool) { disk.dropParked(owner: owner) }
+
+  private static let readOnly = ExportError(.notPermitted, "a view takes no writes")
+}
+
+/// `base:allocation` of a disk: HOLE and ZERO (3) for what is known to be zeroes, data (0) for all else.
+private func blockExtents(
+  _ disk: Disk, _ range: ByteRange, asWriter: Bool, limit: Int
+) throws(ExportError) -> [BlockExtent] {
+  do throws(JournalError) {
+    return try disk.status(range, asWriter: asWriter, limit: limit).map {
+      BlockExtent(byteCount: $0.byteCount, flags: $0.isHole ? 3 : 0)
+    }
+  } catch {
+    throw ExportError(error)
+  }
+}
+
+extension ReadPiece {
+  fileprivate init(_ run: ReadRun) { self.init(range: run.range, isHole: run.isZero) }
+}
+
+extension Arrivals {
+  /// The wake-up calls to make when the reply is out; nil when nobody waits.
+  fileprivate var afterReply: AfterReply? {
+    guard !isEmpty else { return nil }
+    return { wake() }
+  }
+}
+
+extension ExportError {
+  /// The one place where a journal's failure becomes an NBD error. (The journal has logged what it could not do.)
+  fileprivate init(_ error: JournalError) {
+    switch error.kind {
+    case .noSpace: self.init(.noSpace, error.message)
+    case .usage: self.init(.invalid, error.message)
+    case .failed, .damaged, .inUse: self.init(.inputOutput, error.message)
+    }
+  }
+}

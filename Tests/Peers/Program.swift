@@ -1,0 +1,53 @@
+import Glibc
+
+/// The real programs that tests and demo talk to, each with the Debian package that holds it.
+package enum Program: String, CaseIterable, Sendable {
+  case qemuStorageDaemon = "qemu-storage-daemon"
+  case qemuImg = "qemu-img"
+  case nbdkit = "nbdkit"
+  case nbdcopy = "nbdcopy"
+  case nbdinfo = "nbdinfo"
+  case fio = "fio"
+  case python = "python3"
+  case mke2fs = "mke2fs"
+  case gzip = "gzip"
+  case unshare = "unshare"
+
+  /// The Debian package that brings it.
+  package var debianPackage: String {
+    switch self {
+    case .qemuStorageDaemon: "qemu-system-x86"
+    case .qemuImg: "qemu-utils"
+    case .nbdkit: "nbdkit"
+    case .nbdcopy, .nbdinfo: "libnbd-bin"
+    case .fio: "fio"
+    case .python: "python3-libnbd"
+    case .mke2fs: "e2fsprogs"
+    case .gzip: "gzip"
+    case .unshare: "util-linux"
+    }
+  }
+
+  /// Where it is. A missing one is an error that names its package, never a reason to skip a test.
+  ///
+  /// Only the system's own folders are searched: a python3 of a version manager has no libnbd, and an ordinary
+  /// user's PATH lacks the folders for administrators, where mke2fs lives.
+  package func path() throws(PeerError) -> String {
+    for folder in ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"] {
+      let candidate = "\(folder)/\(rawValue)"
+      if access(candidate, X_OK) == 0 { return candidate }
+    }
+    throw PeerError("\(rawValue) is missing: install the Debian package \(debianPackage) (`make packages`)")
+  }
+
+  /// Runs it to its end and expects success.
+  @discardableResult
+  package func run(_ arguments: [String], within limit: Duration = .seconds(120)) throws -> FinishedProcess {
+    try start(arguments).finish(within: limit).succeeded()
+  }
+
+  /// Starts it.
+  package func start(_ arguments: [String]) throws -> ChildProcess {
+    try ChildProcess(path(), arguments)
+  }
+}
