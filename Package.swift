@@ -86,7 +86,8 @@ let package = Package(
 
     // Real programs on the other end of the sockets: started, stopped and compared with.
     .target(
-      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers", swiftSettings: tested),
+      name: "Peers", dependencies: ["Threads", "QEMUMonitor", "TestKit"], path: "Tests/Peers",
+      swiftSettings: tested),
     .executableTarget(
       name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor", "TestKit"], path: "Tests/Demo",
       swiftSettings: tested),
@@ -94,7 +95,8 @@ let package = Package(
       name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers", "TestKit"], swiftSettings: tested),
     // Depends on the program so that it is built beside the tests, which start it as its users do.
     .testTarget(
-      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"], swiftSettings: tested),
+      name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"],
+      swiftSettings: tested),
     // Depends on the program for the same reason.
     .testTarget(
       name: "ServiceTests",
@@ -102,6 +104,11 @@ let package = Package(
         "spillway", "SpillwayService", "ExtentJournal", "Threads", "Peers", "TestKit",
         .product(name: "Logging", package: "swift-log"),
       ],
+      swiftSettings: tested),
+    .testTarget(
+      name: "NBDProtocolTests", dependencies: ["Bytes", "NBDProtocol"], swiftSettings: tested),
+    .testTarget(
+      name: "NBDServerTests", dependencies: ["Bytes", "Threads", "NBDProtocol", "NBDServer"],
       swiftSettings: tested),
   ]
 )

@@ -1,29 +1,40 @@
-internal import Bytes
+package import Bytes
 
 /// The number of a disk within a journal, from 1.
-struct DiskID: Hashable, Sendable, Comparable {
-  var number: UInt32
-  static func < (a: Self, b: Self) -> Bool { a.number < b.number }
+package struct DiskID: Hashable, Sendable, Comparable {
+  package var number: UInt32
+
+  package init(number: UInt32) { self.number = number }
+
+  package static func < (a: Self, b: Self) -> Bool { a.number < b.number }
 }
 
 /// The number of a generation of one disk, from 1.
-struct GenerationID: Hashable, Sendable, Comparable {
-  var number: UInt32
-  static func < (a: Self, b: Self) -> Bool { a.number < b.number }
+package struct GenerationID: Hashable, Sendable, Comparable {
+  package var number: UInt32
+
+  package init(number: UInt32) { self.number = number }
+
+  package static func < (a: Self, b: Self) -> Bool { a.number < b.number }
 }
 
 /// One generation of one disk: what extents belong to.
-struct LayerKey: Hashable, Sendable, Comparable {
-  var disk: DiskID
-  var generation: GenerationID
+package struct LayerKey: Hashable, Sendable, Comparable {
+  package var disk: DiskID
+  package var generation: GenerationID
 
-  static func < (a: Self, b: Self) -> Bool {
+  package init(disk: DiskID, generation: GenerationID) {
+    self.disk = disk
+    self.generation = generation
+  }
+
+  package static func < (a: Self, b: Self) -> Bool {
     a.disk == b.disk ? a.generation < b.generation : a.disk < b.disk
   }
 }
 
 /// What a record says. The numbers stand in the spool and in segments (docs/format.md).
-enum RecordKind: UInt8, Sendable {
+package enum RecordKind: UInt8, Sendable {
   case data = 1
   case zero = 2
   case trim = 3
@@ -34,34 +45,42 @@ enum RecordKind: UInt8, Sendable {
 }
 
 /// A record without payload, as it stands in a group and as recovery hands it on.
-struct Record: Sendable, Equatable {
-  var kind: RecordKind
-  var layer: LayerKey
-  var sequence: UInt64
-  var range: SectorRange
-  var body: [UInt8] = []
+package struct Record: Sendable, Equatable {
+  package var kind: RecordKind
+  package var layer: LayerKey
+  package var sequence: UInt64
+  package var range: SectorRange
+  package var body: [UInt8]
+
+  package init(kind: RecordKind, layer: LayerKey, sequence: UInt64, range: SectorRange, body: [UInt8] = []) {
+    self.kind = kind
+    self.layer = layer
+    self.sequence = sequence
+    self.range = range
+    self.body = body
+  }
 }
 
 /// The body of a disk record.
-struct DiskBody: Sendable, Equatable {
-  var mode: DiskMode
-  var byteCount: UInt64
-  var name: String
+package struct DiskBody: Sendable, Equatable {
+  package var mode: DiskMode
+  package var byteCount: UInt64
+  package var name: String
 
-  var encoded: [UInt8] {
+  package var encoded: [UInt8] {
     var bytes: [UInt8] = [mode == .device ? 1 : 2, 0, 0, 0, 0, 0, 0, 0]
     bytes.appendBigEndian(byteCount)
     return bytes + name.utf8
   }
 
-  init(mode: DiskMode, byteCount: UInt64, name: String) {
+  package init(mode: DiskMode, byteCount: UInt64, name: String) {
     self.mode = mode
     self.byteCount = byteCount
     self.name = name
   }
 
   /// Nil when `bytes` is no such body.
-  init?(_ bytes: [UInt8]) {
+  package init?(_ bytes: [UInt8]) {
     guard bytes.count > 16, let size = bytes.bigEndian(at: 8, as: UInt64.self),
       bytes[0] == 1 || bytes[0] == 2, size > 0, size % Sector.byteCount == 0
     else { return nil }
@@ -72,7 +91,7 @@ struct DiskBody: Sendable, Equatable {
 }
 
 /// How a generation relates to others (the numbers stand in the format).
-enum GenerationKind: UInt8, Sendable {
+package enum GenerationKind: UInt8, Sendable {
   /// Complete in itself: one backup job's data.
   case full = 1
   /// A device's state since the previous checkpoint.
@@ -80,25 +99,25 @@ enum GenerationKind: UInt8, Sendable {
 }
 
 /// The body of a begin record.
-struct BeginBody: Sendable, Equatable {
-  var kind: GenerationKind
-  var base: UInt32
-  var name: String
+package struct BeginBody: Sendable, Equatable {
+  package var kind: GenerationKind
+  package var base: UInt32
+  package var name: String
 
-  var encoded: [UInt8] {
+  package var encoded: [UInt8] {
     var bytes: [UInt8] = [kind.rawValue, 0, 0, 0]
     bytes.appendBigEndian(base)
     return bytes + name.utf8
   }
 
-  init(kind: GenerationKind, base: UInt32, name: String) {
+  package init(kind: GenerationKind, base: UInt32, name: String) {
     self.kind = kind
     self.base = base
     self.name = name
   }
 
   /// Nil when `bytes` is no such body.
-  init?(_ bytes: [UInt8]) {
+  package init?(_ bytes: [UInt8]) {
     guard bytes.count >= 8, let kind = GenerationKind(rawValue: bytes[0]),
       let base = bytes.bigEndian(at: 4, as: UInt32.self)
     else { return nil }

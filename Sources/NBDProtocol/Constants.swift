@@ -1,4 +1,5 @@
-// The numbers of the NBD protocol that this server speaks, under the names of doc/proto.md in the NBD project.
+// The numbers of the NBD protocol that this server speaks, under the names of doc/proto.md in the NBD
+// project.
 
 /// Magic numbers ("Values", and the message layouts of each section of doc/proto.md).
 package enum Magic {

@@ -96,7 +96,7 @@ struct Handshake {
       return hangUp(4, "unknown client flags \(clientFlags.rawValue)")
     }
     phase = .option
-    return .init(consumed: 4, event: .needsMore)
+    return .init(consumed: 4, event: .proceed)
   }
 
   private mutating func takeOption(_ input: RawSpan, exports: ExportCatalog) -> ServerMachine.Step {
@@ -145,7 +145,7 @@ struct Handshake {
   private mutating func startSkipping(_ length: Int, reply: [UInt8]) -> ServerMachine.Step {
     optionCount += 1
     phase = .skipping(length, reply: reply)
-    return .init(consumed: 16, event: .needsMore)
+    return .init(consumed: 16, event: .proceed)
   }
 
   private mutating func skip(_ count: Int, of input: RawSpan, reply: [UInt8]) -> ServerMachine.Step {
@@ -264,7 +264,8 @@ struct Handshake {
     return reply
   }
 
-  /// The answers to NBD_OPT_INFO and NBD_OPT_GO: EXPORT and BLOCK_SIZE always, NAME and DESCRIPTION on request.
+  /// The answers to NBD_OPT_INFO and NBD_OPT_GO: EXPORT and BLOCK_SIZE always, NAME and DESCRIPTION on
+  /// request.
   private func informationReply(_ option: UInt32, _ export: ExportDescription, _ asked: [UInt16]) -> [UInt8] {
     var reply: [UInt8] = []
     OptionReply.append(option, ReplyCode.info, to: &reply) { data in

@@ -1,15 +1,18 @@
-/// The server's side of one NBD connection as a value: bytes in, events out. No socket, clock, lock or thread.
+/// The server's side of one NBD connection as a value: bytes in, events out. No socket, clock, lock or
+/// thread.
 ///
-/// The shell keeps what it has received in a buffer and calls `step` with all of it. It drops `consumed` bytes,
-/// does what the event says and calls `step` again. What a stream means does not depend on how it was cut up.
-/// Three events hand the turn to the shell: after `.open` it calls `accept` or `refuse`, after a
+/// The shell keeps what it has received in a buffer and calls `step` with all of it. It drops `consumed`
+/// bytes, does what the event says and calls `step` again. What a stream means does not depend on how it was
+/// cut up. Three events hand the turn to the shell: after `.open` it calls `accept` or `refuse`, after a
 /// `.request` for a write it moves the payload wherever it likes and says so with `tookPayload` (or gives the
 /// rest up with `refusePayload`), after `.disconnect` and `.hangUp` it never calls `step` again.
 package struct ServerMachine {
   /// What the shell has to do next.
   package enum Event: Equatable, Sendable {
-    /// Receive at least one byte more.
+    /// Nothing can be done with what is there: receive at least one byte more.
     case needsMore
+    /// Nothing to do but to step again.
+    case proceed
     /// Send these bytes.
     case send([UInt8])
     /// Bind the connection to this export.
@@ -58,7 +61,8 @@ package struct ServerMachine {
     return reply
   }
 
-  /// Answers `.open` with no. Send the result, or hang up when it is nil (NBD_OPT_EXPORT_NAME has no other no).
+  /// Answers `.open` with no. Send the result, or hang up when it is nil (NBD_OPT_EXPORT_NAME has no other
+  /// no).
   package mutating func refuse(_ code: NBDError, _ message: String) -> [UInt8]? {
     handshake.refuse(code, message)
   }

@@ -107,7 +107,7 @@ struct Transmission {
         event: .request(Request(cookie: header.cookie, operation: operation)))
     } catch {
       payload = .refused(count, Refusal(cookie: header.cookie, code: error.code, message: error.message))
-      return .init(consumed: Self.headerByteCount, event: .needsMore)
+      return .init(consumed: Self.headerByteCount, event: .proceed)
     }
   }
 

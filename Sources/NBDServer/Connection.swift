@@ -59,13 +59,14 @@ final class Connection: @unchecked Sendable {
     }
   }
 
-  /// If this connection writes to the export `name` and its client has gone: makes sure that it changes nothing
-  /// any more.
+  /// If this connection writes to the export `name` and its client has gone: makes sure that it changes
+  /// nothing any more.
   func retireIfGone(export name: String) {
     let isBound = lock.withLock { binding?.name == name && binding?.isReadOnly == false }
     guard isBound, socket.isGone else { return }
-    server.log(.info, "connection \(number): its client has gone and \"\(name)\" has a new one; retired")
     gate.retire()
+    server.log(.info, "connection \(number): its client has gone and \"\(name)\" has a new one; retired")
+    gate.waitForEnd()
   }
 
   // MARK: - Negotiation
@@ -80,6 +81,7 @@ final class Connection: @unchecked Sendable {
       input.consume(step.consumed)
       switch step.event {
       case .needsMore: try receive(&input, before: deadline)
+      case .proceed: continue
       case .send(let reply): try send(reply, before: deadline)
       case .open(let export):
         if let session = try open(export, &machine, before: deadline) { return session }
@@ -149,6 +151,7 @@ final class Connection: @unchecked Sendable {
         input.consume(step.consumed)
         switch step.event {
         case .needsMore: try receive(&input)
+        case .proceed: continue
         case .request(let request): try service.serve(request, &machine, &input)
         case .refuse(let refusal): try service.fail(refusal)
         case .disconnect: throw .done
@@ -169,8 +172,8 @@ final class Connection: @unchecked Sendable {
     }
   }
 
-  /// Makes sure that there is a thread for the answers to parked reads, and that there are not too many of them.
-  /// Reader thread only, after a read has parked.
+  /// Makes sure that there is a thread for the answers to parked reads, and that there are not too many of
+  /// them. Reader thread only, after a read has parked.
   func didPark(_ service: RequestService) throws(ConnectionEnd) {
     if answerer == nil {
       answerer = WorkerThread(name: "nbd-answer-\(number)") { service.answerParkedReads() }

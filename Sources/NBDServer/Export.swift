@@ -10,15 +10,16 @@ package protocol ExportDirectory: Sendable {
   func find(_ name: String) -> ExportDescription?
   /// Every export, for NBD_OPT_LIST.
   func list() -> [ExportDescription]
-  /// Binds a connection to the export that `find` described. Called once, at NBD_OPT_GO or EXPORT_NAME, before
-  /// the reply is sent. Throws when the export is gone or refuses (the client gets the message).
+  /// Binds a connection to the export that `find` described. Called once, at NBD_OPT_GO or EXPORT_NAME,
+  /// before the reply is sent. Throws when the export is gone or refuses (the client gets the message).
   func open(_ name: String) throws(ExportError) -> any ExportSession
 }
 
-/// One connection's use of one export. Methods may be called from several threads of that connection, and they
-/// may block; a blocked call delays that connection only.
+/// One connection's use of one export. Methods may be called from several threads of that connection, and
+/// they may block; a blocked call delays that connection only.
 ///
-/// Ranges are already inside the export and the commands allowed by its flags: the protocol machine saw to it.
+/// Ranges are already inside the export and the commands allowed by its flags: the protocol machine saw to
+/// it.
 package protocol ExportSession: AnyObject, Sendable {
   /// Reads `range` into `target` (same size), or parks.
   ///
@@ -85,8 +86,8 @@ package struct ReadPiece: Sendable, Equatable {
   }
 }
 
-/// A read that waits. The export calls `wake` once, from any thread, without holding a lock. Once the session was
-/// told to `close` it need not, and a wake that comes late does nothing.
+/// A read that waits. The export calls `wake` once, from any thread, without holding a lock. Once the session
+/// was told to `close` it need not, and a wake that comes late does nothing.
 package final class ReadWaiter: Sendable {
   private let onWake: @Sendable (ReadWake) -> Void
 

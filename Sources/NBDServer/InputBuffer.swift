@@ -32,7 +32,8 @@ struct InputBuffer: ~Copyable {
     _ = try unsafe receive(UnsafeMutableRawBufferPointer(start: nil, count: 0), from: socket)
   }
 
-  /// Fills `payload` from the buffer first and then from the socket; what the socket gives beyond it stays here.
+  /// Fills `payload` from the buffer first and then from the socket; what the socket gives beyond it stays
+  /// here.
   mutating func fill(_ payload: UnsafeMutableRawBufferPointer, from socket: Socket) throws(SocketError) {
     let buffered = min(byteCount, payload.count)
     // SAFETY: both sides have `buffered` bytes, and payload memory is never this buffer.

@@ -148,8 +148,8 @@ struct ListeningSockets: ~Copyable {
       if unsafe entry.ai_family == AF_INET6 { setOption(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
       var storage = sockaddr_storage()
       var length = unsafe entry.ai_addrlen
-      // SAFETY: a sockaddr_storage holds any address; getaddrinfo's is `length` bytes long. Both families keep
-      // the port at the same place, in the second two bytes.
+      // SAFETY: a sockaddr_storage holds any address; getaddrinfo's is `length` bytes long. Both families
+      // keep the port at the same place, in the second two bytes.
       let code = unsafe withUnsafeMutableBytes(of: &storage) { bytes -> Int32 in
         unsafe bytes.copyMemory(from: UnsafeRawBufferPointer(start: entry.ai_addr, count: Int(length)))
         unsafe bytes.storeBytes(of: port.bigEndian, toByteOffset: 2, as: UInt16.self)

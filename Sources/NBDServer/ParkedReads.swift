@@ -22,10 +22,10 @@ final class ParkedRead: @unchecked Sendable {
 
 /// The parked reads of one connection, and the list of those that were woken.
 ///
-/// Invariants: 1. a read is on the list at most once: a waiter that wakes twice, or after a later one was made,
-/// does nothing. 2. After `end` nothing enters the list, so that a late wake is harmless. 3. Every read counted in
-/// `limit` is uncounted once: by `forget`, or all that are left by `end`. Waiters keep this object alive and
-/// never the socket: an export may hold them for as long as it likes.
+/// Invariants: 1. a read is on the list at most once: a waiter that wakes twice, or after a later one was
+/// made, does nothing. 2. After `end` nothing enters the list, so that a late wake is harmless. 3. Every read
+/// counted in `limit` is uncounted once: by `forget`, or all that are left by `end`. Waiters keep this object
+/// alive and never the socket: an export may hold them for as long as it likes.
 final class ParkedReads: @unchecked Sendable {
   // Sendable: everything mutable is guarded by `lock`.
   private let lock = Lock()
@@ -126,8 +126,8 @@ final class ParkLimit: @unchecked Sendable {
     }
   }
 
-  /// Waits until one read more may be parked, or `isGone` says that nobody waits for the answer any more: it is
-  /// asked every half second, since a dead client's reads must not keep the place.
+  /// Waits until one read more may be parked, or `isGone` says that nobody waits for the answer any more: it
+  /// is asked every half second, since a dead client's reads must not keep the place.
   func waitForRoom(unless isGone: () -> Bool) {
     while !isGone() {
       let hasRoom = lock.withLock { () -> Bool in

@@ -4,10 +4,10 @@ internal import Threads
 /// Memory for the data of reads, bounded over all connections.
 ///
 /// A buffer is held from the moment a read looks for its data until its reply is on the wire; a parked read
-/// holds none. Sizes are powers of two, and what comes back is kept for the next read of its size as long as the
-/// bound allows, because fresh memory costs a page fault per 4 KiB. Who asks first is served first, so that a
-/// large read is not starved by small ones. A connection whose client does not take its data would hold its
-/// buffer for ever: `isWanted` tells the sender that others wait for it, and that it has to go.
+/// holds none. Sizes are powers of two, and what comes back is kept for the next read of its size as long as
+/// the bound allows, because fresh memory costs a page fault per 4 KiB. Who asks first is served first, so
+/// that a large read is not starved by small ones. A connection whose client does not take its data would
+/// hold its buffer for ever: `isWanted` tells the sender that others wait for it, and that it has to go.
 final class PayloadPool: @unchecked Sendable {
   // Sendable: everything mutable is guarded by `lock`.
   private let lock = Lock()

@@ -5,8 +5,8 @@ internal import Threads
 /// The sending side of a connection. Its reader and its answerer both reply through it.
 ///
 /// A reply is one gathered send, whole, under the lock: replies never mix. The lock is held while the socket
-/// blocks, which is meant: it makes this connection's other thread wait, and nobody else's. After a failed send
-/// the stream is broken in the middle of a reply, so that nothing is ever sent again.
+/// blocks, which is meant: it makes this connection's other thread wait, and nobody else's. After a failed
+/// send the stream is broken in the middle of a reply, so that nothing is ever sent again.
 final class ReplyChannel: @unchecked Sendable {
   // Sendable: `isBroken` is guarded by `lock`.
   private let socket: Socket

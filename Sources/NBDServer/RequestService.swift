@@ -40,8 +40,8 @@ struct RequestService: Sendable {
     }
   }
 
-  /// Sends an error reply. ESHUTDOWN never goes out: qemu would hand it to the guest as a failed write, while a
-  /// dropped connection makes it connect again.
+  /// Sends an error reply. ESHUTDOWN never goes out: qemu would hand it to the guest as a failed write, while
+  /// a dropped connection makes it connect again.
   func fail(_ refusal: Refusal) throws(ConnectionEnd) {
     let client = "connection \(connection.number)"
     if refusal.code == .shutdown { throw .dropped(refusal.message) }

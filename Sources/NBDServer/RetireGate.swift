@@ -2,10 +2,10 @@ internal import Threads
 
 /// Lets a connection change its export until the connection is retired.
 ///
-/// A client that lost its connection reconnects and sends its unanswered writes again (qemu, `reconnect-delay`).
-/// The old connection's copy may still be queued in its socket: applied after the resend, and after what the
-/// client wrote next, it would bring old data back. Hence the new connection retires the old one first: after
-/// `retire` no change begins, and the one in progress has ended.
+/// A client that lost its connection reconnects and sends its unanswered writes again (qemu,
+/// `reconnect-delay`). The old connection's copy may still be queued in its socket: applied after the resend,
+/// and after what the client wrote next, it would bring old data back. Hence the new connection retires the
+/// old one first: after `retire` no change begins, after `waitForEnd` none is in progress.
 final class RetireGate: @unchecked Sendable {
   // Sendable: everything mutable is guarded by `lock`.
   private let lock = Lock()
@@ -34,10 +34,14 @@ final class RetireGate: @unchecked Sendable {
     }
   }
 
-  /// No change begins from now on; returns when none is in progress.
+  /// No change begins from now on.
   func retire() {
+    lock.withLock { isRetired = true }
+  }
+
+  /// Returns when no change is in progress.
+  func waitForEnd() {
     lock.withLock {
-      isRetired = true
       while isChanging { ended.wait() }
     }
   }

@@ -27,14 +27,22 @@ package final class Server: @unchecked Sendable {
     parkLimit = ParkLimit(options.parkedReadsMax)
   }
 
-  /// Serves the exports of `directory` on `address`. Returns the address with the port that was chosen if it was
+  /// Serves the exports of `directory` on `address`. Returns the address with the port that was chosen if it
+  /// was
   /// 0. A unix socket gets mode 0600; a socket file that nobody listens on is taken over.
   package func listen(
     on address: ListenAddress, directory: any ExportDirectory
   ) throws(ServerError) -> ListenAddress {
     let listener = try Listener(ListeningSockets(address), log: log)
     try listener.start { [self] descriptor in accept(descriptor, directory, listener.address) }
-    lock.withLock { listeners.append(listener) }
+    let isTooLate = lock.withLock { () -> Bool in
+      if !isStopping { listeners.append(listener) }
+      return isStopping
+    }
+    if isTooLate {
+      listener.stop()
+      throw ServerError("\(address): the server is stopping")
+    }
     return listener.address
   }
 
@@ -44,9 +52,9 @@ package final class Server: @unchecked Sendable {
       connectionsOpen: lock.withLock { connections.count }, readsParked: parkLimit.count)
   }
 
-  /// Stops listening, drops every connection and waits for all threads. Requests in progress finish their call
-  /// to the export, but nobody is answered any more: no client ever sees ESHUTDOWN. Calls that wait for room or
-  /// for data must be released by the export's owner, before or meanwhile. Call it once.
+  /// Stops listening, drops every connection and waits for all threads. Requests in progress finish their
+  /// call to the export, but nobody is answered any more: no client ever sees ESHUTDOWN. Calls that wait for
+  /// room or for data must be released by the export's owner, before or meanwhile. Call it once.
   package func stop() {
     let listeners = lock.withLock { () -> [Listener] in
       isStopping = true
@@ -57,8 +65,8 @@ package final class Server: @unchecked Sendable {
     while let thread = dropOne() { thread.join() }
   }
 
-  /// Makes sure that no connection to the export `name` whose client has gone changes it from now on. Called before
-  /// a new connection to it is answered.
+  /// Makes sure that no connection to the export `name` whose client has gone changes it from now on. Called
+  /// before a new connection to it is answered.
   func retireGone(export name: String) {
     let others = lock.withLock { connections.values.map(\.connection) }
     for other in others { other.retireIfGone(export: name) }
@@ -95,8 +103,8 @@ package final class Server: @unchecked Sendable {
     if let refusal { log(.warning, "\(address): connection refused: \(refusal)") }
   }
 
-  /// The last act of a connection's thread. Each joins those that finished before it, so that at most one waits
-  /// to be joined at any time.
+  /// The last act of a connection's thread. Each joins those that finished before it, so that at most one
+  /// waits to be joined at any time.
   private func didFinish(_ number: UInt64) {
     let earlier = lock.withLock { () -> [WorkerThread] in
       guard let (_, thread) = connections.removeValue(forKey: number) else { return [] }

@@ -2,24 +2,29 @@ internal import Bytes
 internal import Extents
 
 /// Where a frame lies: segment, offset and size, as an index entry can say it.
-struct FrameAddress: Hashable, Sendable {
+package struct FrameAddress: Hashable, Sendable {
   /// The segment's number; at most 34 bits.
-  var segment: UInt64
+  package var segment: UInt64
   /// Offset of the frame in the segment ÷ 16; at most 22 bits.
-  var granule: UInt32
+  package var granule: UInt32
   /// Size of the frame item (header, extents and stored bytes) in KiB, rounded up; 1 to 511.
-  var kibibytes: UInt16
+  package var kibibytes: UInt16
+
+  package init(segment: UInt64, granule: UInt32, kibibytes: UInt16) {
+    self.segment = segment
+    self.granule = granule
+    self.kibibytes = kibibytes
+  }
 
   /// Bytes per granule: items of a group are packed on this.
-  static let granuleByteCount: UInt64 = 16
-  static let segmentMax: UInt64 = (1 << 34) - 1
-  static let kibibytesMax = 511
+  package static let granuleByteCount: UInt64 = 16
+  package static let segmentMax: UInt64 = (1 << 34) - 1
 
-  var offset: UInt64 { UInt64(granule) * Self.granuleByteCount }
+  package var offset: UInt64 { UInt64(granule) * Self.granuleByteCount }
 }
 
 /// Where the content of a run of sectors is, once it is in a segment.
-enum Placement: ExtentValue {
+package enum Placement: ExtentValue {
   /// In a frame, from its sector `skip` on.
   case frame(FrameAddress, skip: UInt32)
   /// All zeroes, provisioned.
@@ -27,7 +32,7 @@ enum Placement: ExtentValue {
   /// All zeroes, given back.
   case trim
 
-  func advanced(by sectors: UInt64) -> Placement {
+  package func advanced(by sectors: UInt64) -> Placement {
     switch self {
     case .frame(let address, let skip): .frame(address, skip: skip + UInt32(sectors))
     case .zero: .zero
@@ -41,19 +46,19 @@ enum Placement: ExtentValue {
 /// | bits | 10 | 10 | 2 | 9 | 9 | 34 | 22 |
 /// |---|---|---|---|---|---|---|---|
 /// | field | first sector | sectors − 1 | kind | skip | KiB | segment | granule |
-struct IndexEntry: Equatable, Sendable {
+package struct IndexEntry: Equatable, Sendable {
   /// First sector, relative to the region.
-  var start: UInt16
+  package var start: UInt16
   /// Sectors, 1 to 1024.
-  var count: UInt16
-  var placement: Placement
+  package var count: UInt16
+  package var placement: Placement
 
-  static let byteCount = 12
+  package static let byteCount = 12
 
-  var end: UInt16 { start + count }
+  package var end: UInt16 { start + count }
 
   /// The entry as its 64 high and 32 low bits.
-  var bits: (high: UInt64, low: UInt32) {
+  package var bits: (high: UInt64, low: UInt32) {
     var kind: UInt64
     var skipBits: UInt64 = 0
     var kibibytes: UInt64 = 0
@@ -77,14 +82,14 @@ struct IndexEntry: Equatable, Sendable {
     return (fields << 24 | reference >> 32, UInt32(truncatingIfNeeded: reference))
   }
 
-  init(start: UInt16, count: UInt16, placement: Placement) {
+  package init(start: UInt16, count: UInt16, placement: Placement) {
     self.start = start
     self.count = count
     self.placement = placement
   }
 
   /// Nil when the bits are no entry.
-  init?(high: UInt64, low: UInt32) {
+  package init?(high: UInt64, low: UInt32) {
     start = UInt16(high >> 54)
     count = UInt16(high >> 44 & 1023) + 1
     guard start + count <= 1024 else { return nil }

@@ -1,18 +1,18 @@
-internal import Bytes
+package import Bytes
 
 /// A region of a disk: 512 KiB, one row of the index.
-enum Region {
-  static let sectorCount: UInt64 = 1024
+package enum Region {
+  package static let sectorCount: UInt64 = 1024
   /// Parts of a split region and the sectors of each.
-  static let partCount = 8
-  static let partSectorCount: UInt64 = 128
+  package static let partCount = 8
+  package static let partSectorCount: UInt64 = 128
 
   /// The regions that `range` touches.
-  static func indices(_ range: SectorRange) -> Range<UInt64> {
+  package static func indices(_ range: SectorRange) -> Range<UInt64> {
     range.isEmpty ? 0..<0 : range.start / sectorCount..<(range.end - 1) / sectorCount + 1
   }
 
-  static func range(_ index: UInt64) -> SectorRange {
+  package static func range(_ index: UInt64) -> SectorRange {
     SectorRange(start: index * sectorCount, count: sectorCount)
   }
 }
@@ -21,15 +21,15 @@ enum Region {
 ///
 /// Why the limits: LMDB 0.9 keeps a node (8 bytes, key, value) inside a page only up to 2038 bytes; beyond, the value
 /// moves to pages of its own and the packing is lost. With a 16-byte key that leaves 2014 for the value.
-enum RegionRow {
-  static let version: UInt8 = 1
-  static let splitFlag: UInt8 = 1
-  static let headerByteCount = 4
+package enum RegionRow {
+  package static let version: UInt8 = 1
+  package static let splitFlag: UInt8 = 1
+  package static let headerByteCount = 4
   /// Most entries of a row that is not split.
-  static let entriesMax = 160
+  package static let entriesMax = 160
 
   /// The key of part `part` (0: the region, 1 to 8: its parts when split).
-  static func key(_ layer: LayerKey, region: UInt64, part: UInt8) -> [UInt8] {
+  package static func key(_ layer: LayerKey, region: UInt64, part: UInt8) -> [UInt8] {
     var key: [UInt8] = []
     key.reserveCapacity(16)
     key.appendBigEndian(layer.disk.number)
@@ -39,7 +39,7 @@ enum RegionRow {
   }
 
   /// What a key says; nil when it is none.
-  static func parse(_ key: RawSpan) -> (layer: LayerKey, region: UInt64, part: UInt8)? {
+  package static func parse(_ key: RawSpan) -> (layer: LayerKey, region: UInt64, part: UInt8)? {
     guard key.byteCount == 16 else { return nil }
     let layer = LayerKey(
       disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4)))
@@ -48,7 +48,7 @@ enum RegionRow {
   }
 
   /// The values of a region's rows: part 0, and parts 1 to 8 when the entries need it.
-  static func encode(_ entries: [IndexEntry]) -> [(part: UInt8, value: [UInt8])] {
+  package static func encode(_ entries: [IndexEntry]) -> [(part: UInt8, value: [UInt8])] {
     if entries.count <= entriesMax { return [(0, value(entries[...], flags: 0))] }
     var rows: [(part: UInt8, value: [UInt8])] = [(0, value([], flags: splitFlag))]
     for part in 0..<partBounds.count - 1 {
@@ -75,7 +75,7 @@ enum RegionRow {
   }
 
   /// The entries of one row; nil when the value is malformed.
-  static func decode(_ value: RawSpan) -> [IndexEntry]? {
+  package static func decode(_ value: RawSpan) -> [IndexEntry]? {
     guard value.byteCount >= headerByteCount, value.bigEndian(at: 0, as: UInt8.self) == version else {
       return nil
     }
@@ -94,7 +94,7 @@ enum RegionRow {
   }
 
   /// `old` with `new` on top; both sorted and without overlaps. Neighbours that continue each other join.
-  static func merge(_ old: [IndexEntry], _ new: [IndexEntry]) -> [IndexEntry] {
+  package static func merge(_ old: [IndexEntry], _ new: [IndexEntry]) -> [IndexEntry] {
     var result: [IndexEntry] = []
     result.reserveCapacity(old.count + new.count)
     func add(_ entry: IndexEntry) {
@@ -125,7 +125,7 @@ enum RegionRow {
   }
 
   /// The part of `entry` in [low, high), or nil.
-  static func clip(_ entry: IndexEntry, _ low: UInt16, _ high: UInt16) -> IndexEntry? {
+  package static func clip(_ entry: IndexEntry, _ low: UInt16, _ high: UInt16) -> IndexEntry? {
     let start = max(entry.start, low)
     let end = min(entry.end, high)
     guard start < end else { return nil }

@@ -2,26 +2,26 @@ internal import BlockFile
 internal import Bytes
 
 /// 128 random bits that tell one journal, or one ring, from every other.
-struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
-  var high: UInt64
-  var low: UInt64
+package struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
+  package var high: UInt64
+  package var low: UInt64
 
-  static let zero = JournalUUID(high: 0, low: 0)
+  package static let zero = JournalUUID(high: 0, low: 0)
 
   /// A random (version 4) UUID.
-  static func random() -> JournalUUID {
+  package static func random() -> JournalUUID {
     JournalUUID(
       high: UInt64.random(in: 0 ... .max) & ~0xF000 | 0x4000,
       low: UInt64.random(in: 0 ... .max) & ~(3 << 62) | 2 << 62)
   }
 
-  init(high: UInt64, low: UInt64) {
+  package init(high: UInt64, low: UInt64) {
     self.high = high
     self.low = low
   }
 
   /// Parses the 36-character form; nil for anything else.
-  init?(_ text: String) {
+  package init?(_ text: String) {
     let digits = text.filter { $0 != "-" }
     guard digits.utf8.count == 32, let high = UInt64(digits.prefix(16), radix: 16),
       let low = UInt64(digits.suffix(16), radix: 16)
@@ -29,7 +29,7 @@ struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
     self.init(high: high, low: low)
   }
 
-  var description: String {
+  package var description: String {
     func hex(_ value: UInt64, _ shift: UInt64, _ digits: Int) -> String {
       let text = String(
         value >> shift & (digits == 12 ? 0xFFFF_FFFF_FFFF : digits == 8 ? 0xFFFF_FFFF : 0xFFFF), radix: 16)
@@ -41,21 +41,21 @@ struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// `DIR/journal`: who the journal is, whether it was closed cleanly, and where its spool ring lies.
-struct JournalSuperblock: Equatable, Sendable {
-  var journal: JournalUUID
-  var createdNanoseconds: UInt64
-  var isClean: Bool
-  var ring: JournalUUID
-  var boot: JournalUUID
-  var ringPath: String
-  var adminAddress: String
+package struct JournalSuperblock: Equatable, Sendable {
+  package var journal: JournalUUID
+  package var createdNanoseconds: UInt64
+  package var isClean: Bool
+  package var ring: JournalUUID
+  package var boot: JournalUUID
+  package var ringPath: String
+  package var adminAddress: String
 
-  static let byteCount = 4096
+  package static let byteCount = 4096
   private static let magic: UInt64 = 0x5350_494C_4C57_4159  // SPILLWAY
   /// Most bytes of each of the two texts.
-  static let textBytesMax = 1900
+  package static let textBytesMax = 1900
 
-  var encoded: [UInt8] {
+  package var encoded: [UInt8] {
     var bytes: [UInt8] = []
     bytes.appendBigEndian(Self.magic)
     bytes.appendBigEndian(FormatVersion.major)
@@ -80,7 +80,7 @@ struct JournalSuperblock: Equatable, Sendable {
     return bytes
   }
 
-  init(
+  package init(
     journal: JournalUUID, createdNanoseconds: UInt64, isClean: Bool, ring: JournalUUID, boot: JournalUUID,
     ringPath: String, adminAddress: String
   ) {
@@ -94,7 +94,7 @@ struct JournalSuperblock: Equatable, Sendable {
   }
 
   /// Throws a sentence that says what is wrong.
-  init(_ bytes: [UInt8]) throws(FormatFlaw) {
+  package init(_ bytes: [UInt8]) throws(FormatFlaw) {
     guard bytes.count == Self.byteCount, bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
       throw FormatFlaw("is not a journal superblock")
     }

@@ -1,33 +1,33 @@
-internal import Bytes
+package import Bytes
 
 // The bytes of a segment (docs/format.md). Pure: spans in, values out, and the other way round. A value read from
 // disk is believed only when its checksum, seeded by the segment's salt and the place, is right.
 
 /// Feature bits of this version: none of any kind is known yet.
-enum FormatVersion {
-  static let major: UInt16 = 1
-  static let minor: UInt16 = 0
+package enum FormatVersion {
+  package static let major: UInt16 = 1
+  package static let minor: UInt16 = 0
 
   /// What to do with a file of this version and these feature bits.
-  static func judge(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> Verdict {
+  package static func judge(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> Verdict {
     guard major == Self.major, incompatible == 0 else { return .refuse }
     return readOnlyCompatible == 0 ? .use : .readOnly
   }
 
-  enum Verdict { case use, readOnly, refuse }
+  package enum Verdict { case use, readOnly, refuse }
 }
 
 /// The first 4 KiB of a segment.
-struct SegmentSuperblock: Equatable, Sendable {
-  var segment: UInt64
-  var salt: UInt64
-  var journal: JournalUUID
-  var createdNanoseconds: UInt64
+package struct SegmentSuperblock: Equatable, Sendable {
+  package var segment: UInt64
+  package var salt: UInt64
+  package var journal: JournalUUID
+  package var createdNanoseconds: UInt64
 
-  static let byteCount = 4096
+  package static let byteCount = 4096
   private static let magic: UInt64 = 0x5350_5753_4547_4D54  // SPWSEGMT
 
-  func encode(into target: inout MutableRawSpan) {
+  package func encode(into target: inout MutableRawSpan) {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(FormatVersion.major, at: 8)
     target.storeBigEndian(FormatVersion.minor, at: 10)
@@ -41,7 +41,7 @@ struct SegmentSuperblock: Equatable, Sendable {
     target.storeBigEndian(checksum, at: 4088)
   }
 
-  init(segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64) {
+  package init(segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64) {
     self.segment = segment
     self.salt = salt
     self.journal = journal
@@ -49,7 +49,7 @@ struct SegmentSuperblock: Equatable, Sendable {
   }
 
   /// Throws a sentence that says what is wrong with the superblock.
-  init(_ bytes: RawSpan) throws(FormatFlaw) {
+  package init(_ bytes: RawSpan) throws(FormatFlaw) {
     guard bytes.byteCount >= Self.byteCount, bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
       throw FormatFlaw("has no segment superblock")
     }
@@ -69,49 +69,54 @@ struct SegmentSuperblock: Equatable, Sendable {
 }
 
 /// What is wrong with bytes that were read, as the end of a sentence about them.
-struct FormatFlaw: Error {
-  var sentence: String
-  init(_ sentence: String) { self.sentence = sentence }
+package struct FormatFlaw: Error {
+  package var sentence: String
+  package init(_ sentence: String) { self.sentence = sentence }
 }
 
 /// A piece of a frame: which sectors, and the sequence of the record that brought them.
-struct FrameExtent: Equatable, Sendable {
-  var range: SectorRange
-  var sequence: UInt64
+package struct FrameExtent: Equatable, Sendable {
+  package var range: SectorRange
+  package var sequence: UInt64
 
-  static let byteCount = 16
+  package init(range: SectorRange, sequence: UInt64) {
+    self.range = range
+    self.sequence = sequence
+  }
+
+  package static let byteCount = 16
 }
 
 /// How a frame's bytes are stored.
-enum Codec: UInt8, Sendable {
+package enum Codec: UInt8, Sendable {
   case raw = 0
   case zstd = 1
 }
 
 /// The header of a frame item.
-struct FrameHeader: Equatable, Sendable {
-  var codec: Codec
-  var level: Int8
-  var layer: LayerKey
-  var storedByteCount: Int
-  var payloadChecksum: UInt64
-  var extents: [FrameExtent]
+package struct FrameHeader: Equatable, Sendable {
+  package var codec: Codec
+  package var level: Int8
+  package var layer: LayerKey
+  package var storedByteCount: Int
+  package var payloadChecksum: UInt64
+  package var extents: [FrameExtent]
 
-  static let magic: UInt32 = 0x5350_5746  // SPWF
-  static let fixedByteCount = 40
-  static let rawBytesMax = 256 << 10
+  package static let magic: UInt32 = 0x5350_5746  // SPWF
+  package static let fixedByteCount = 40
+  package static let rawBytesMax = 256 << 10
 
-  var rawByteCount: Int { extents.reduce(0) { $0 + Int($1.range.byteCount) } }
-  var byteCount: Int { Self.fixedByteCount + extents.count * FrameExtent.byteCount }
+  package var rawByteCount: Int { extents.reduce(0) { $0 + Int($1.range.byteCount) } }
+  package var byteCount: Int { Self.fixedByteCount + extents.count * FrameExtent.byteCount }
   /// Header, extents and stored bytes, without padding.
-  var itemByteCount: Int { byteCount + storedByteCount }
+  package var itemByteCount: Int { byteCount + storedByteCount }
 
   /// Bytes of the header of a frame with `extents` extents.
-  static func byteCount(extents: Int) -> Int { fixedByteCount + extents * FrameExtent.byteCount }
+  package static func byteCount(extents: Int) -> Int { fixedByteCount + extents * FrameExtent.byteCount }
 
   /// Writes the header to the start of `target`; `seed` is the segment's salt plus the item's offset. Returns the
   /// header's checksum, for the chain.
-  func encode(into target: inout MutableRawSpan, seed: UInt64) -> UInt64 {
+  package func encode(into target: inout MutableRawSpan, seed: UInt64) -> UInt64 {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(codec.rawValue, at: 4)
     target.storeBigEndian(level, at: 5)
@@ -132,7 +137,7 @@ struct FrameHeader: Equatable, Sendable {
     return checksum
   }
 
-  init(
+  package init(
     codec: Codec, level: Int8, layer: LayerKey, storedByteCount: Int, payloadChecksum: UInt64,
     extents: [FrameExtent]
   ) {
@@ -145,7 +150,7 @@ struct FrameHeader: Equatable, Sendable {
   }
 
   /// Reads the header at the start of `bytes`. Nil when it is not one, or not whole.
-  init?(_ bytes: RawSpan, seed: UInt64) {
+  package init?(_ bytes: RawSpan, seed: UInt64) {
     guard bytes.byteCount >= Self.fixedByteCount, bytes.bigEndian(at: 0, as: UInt32.self) == Self.magic,
       let codec = Codec(rawValue: bytes.bigEndian(at: 4))
     else { return nil }
@@ -177,14 +182,14 @@ struct FrameHeader: Equatable, Sendable {
 }
 
 /// The header and body of a record item.
-enum RecordItem {
-  static let magic: UInt32 = 0x5350_5752  // SPWR
-  static let fixedByteCount = 48
+package enum RecordItem {
+  package static let magic: UInt32 = 0x5350_5752  // SPWR
+  package static let fixedByteCount = 48
 
-  static func byteCount(_ record: Record) -> Int { fixedByteCount + record.body.count }
+  package static func byteCount(_ record: Record) -> Int { fixedByteCount + record.body.count }
 
   /// Writes `record` to the start of `target` and returns its checksum, for the chain.
-  static func encode(_ record: Record, into target: inout MutableRawSpan, seed: UInt64) -> UInt64 {
+  package static func encode(_ record: Record, into target: inout MutableRawSpan, seed: UInt64) -> UInt64 {
     target.storeBigEndian(magic, at: 0)
     target.storeBigEndian(record.kind.rawValue, at: 4)
     target.storeBigEndian(UInt8(0), at: 5)
@@ -204,7 +209,7 @@ enum RecordItem {
   }
 
   /// The record at the start of `bytes` and its checksum, or nil.
-  static func decode(_ bytes: RawSpan, seed: UInt64) -> (record: Record, checksum: UInt64)? {
+  package static func decode(_ bytes: RawSpan, seed: UInt64) -> (record: Record, checksum: UInt64)? {
     guard bytes.byteCount >= fixedByteCount, bytes.bigEndian(at: 0, as: UInt32.self) == magic,
       let kind = RecordKind(rawValue: bytes.bigEndian(at: 4)), kind != .data
     else { return nil }
@@ -228,21 +233,21 @@ enum RecordItem {
 }
 
 /// The commit record that ends a group.
-struct CommitRecord: Equatable, Sendable {
-  var batch: UInt64
-  var firstSequence: UInt64
-  var lastSequence: UInt64
+package struct CommitRecord: Equatable, Sendable {
+  package var batch: UInt64
+  package var firstSequence: UInt64
+  package var lastSequence: UInt64
   /// A batch known to be durable when this one was written.
-  var durableThrough: UInt64
+  package var durableThrough: UInt64
   /// From the start of the group to the end of this record.
-  var groupByteCount: UInt64
-  var timeNanoseconds: UInt64
-  var chain: UInt64
+  package var groupByteCount: UInt64
+  package var timeNanoseconds: UInt64
+  package var chain: UInt64
 
-  static let magic: UInt32 = 0x5350_5743  // SPWC
-  static let byteCount = 80
+  package static let magic: UInt32 = 0x5350_5743  // SPWC
+  package static let byteCount = 80
 
-  func encode(into target: inout MutableRawSpan, seed: UInt64) {
+  package func encode(into target: inout MutableRawSpan, seed: UInt64) {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(UInt16(1), at: 4)
     target.storeBigEndian(UInt16(1), at: 6)
@@ -257,7 +262,7 @@ struct CommitRecord: Equatable, Sendable {
     target.storeBigEndian(Checksum.xxh3(target.bytes.extracting(0..<72), seed: seed), at: 72)
   }
 
-  init(
+  package init(
     batch: UInt64, firstSequence: UInt64, lastSequence: UInt64, durableThrough: UInt64,
     groupByteCount: UInt64,
     timeNanoseconds: UInt64, chain: UInt64
@@ -272,7 +277,7 @@ struct CommitRecord: Equatable, Sendable {
   }
 
   /// The commit record at the start of `bytes`, or nil.
-  init?(_ bytes: RawSpan, seed: UInt64) {
+  package init?(_ bytes: RawSpan, seed: UInt64) {
     guard bytes.byteCount >= Self.byteCount, bytes.bigEndian(at: 0, as: UInt32.self) == Self.magic,
       Checksum.xxh3(bytes.extracting(0..<72), seed: seed) == bytes.bigEndian(at: 72, as: UInt64.self)
     else { return nil }
@@ -287,18 +292,18 @@ struct CommitRecord: Equatable, Sendable {
 }
 
 /// The chain of a batch: what was before, and every header checksum of its group, in order.
-struct BatchChain {
+package struct BatchChain {
   private var bytes: [UInt8]
 
-  init(previous: UInt64) {
+  package init(previous: UInt64) {
     bytes = []
     bytes.appendBigEndian(previous)
   }
 
-  mutating func add(_ checksum: UInt64) { bytes.appendBigEndian(checksum) }
+  package mutating func add(_ checksum: UInt64) { bytes.appendBigEndian(checksum) }
 
   // SAFETY: bytes of UInt8 have no padding.
-  var value: UInt64 { unsafe Checksum.xxh3(bytes.span.bytes, seed: 0) }
+  package var value: UInt64 { unsafe Checksum.xxh3(bytes.span.bytes, seed: 0) }
 }
 
 /// The checksum of an item's fixed part and of what follows its checksum field.
@@ -309,5 +314,5 @@ private func itemChecksum(_ bytes: RawSpan, fixed: Int, from: Int, to: Int, seed
 
 extension Int {
   /// Rounded up to a multiple of `unit`, a power of two.
-  func roundedUp(to unit: Int) -> Int { (self + unit - 1) & ~(unit - 1) }
+  package func roundedUp(to unit: Int) -> Int { (self + unit - 1) & ~(unit - 1) }
 }

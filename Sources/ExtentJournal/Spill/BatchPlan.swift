@@ -1,4 +1,4 @@
-internal import Bytes
+package import Bytes
 internal import Extents
 
 // What of a batch is written, and how it is packed. Pure.
@@ -10,32 +10,32 @@ internal import Extents
 // and a read of one of them decompresses no more than 64 KiB.
 
 /// A frame to be made: pieces of one layer, in order of their offsets.
-struct FrameDraft: Sendable, Equatable {
-  var layer: LayerKey
-  var pieces: [Piece]
+package struct FrameDraft: Sendable, Equatable {
+  package var layer: LayerKey
+  package var pieces: [Piece]
 
   /// Sectors, the record that brought them, and where their bytes lie in the ring.
-  struct Piece: Sendable, Equatable {
-    var range: SectorRange
-    var sequence: UInt64
-    var position: UInt64
+  package struct Piece: Sendable, Equatable {
+    package var range: SectorRange
+    package var sequence: UInt64
+    package var position: UInt64
   }
 
-  var rawByteCount: Int { pieces.reduce(0) { $0 + Int($1.range.byteCount) } }
-  var extents: [FrameExtent] { pieces.map { FrameExtent(range: $0.range, sequence: $0.sequence) } }
+  package var rawByteCount: Int { pieces.reduce(0) { $0 + Int($1.range.byteCount) } }
+  package var extents: [FrameExtent] { pieces.map { FrameExtent(range: $0.range, sequence: $0.sequence) } }
 }
 
 /// The frames and record items of one batch.
-struct BatchPlan: Sendable, Equatable {
-  var frames: [FrameDraft] = []
+package struct BatchPlan: Sendable, Equatable {
+  package var frames: [FrameDraft] = []
   /// Zeroes, trims and records without extent, by layer and offset within their kind.
-  var records: [Record] = []
+  package var records: [Record] = []
 
-  static let sequentialFrameSectors: UInt64 = 256  // 128 KiB
-  static let sharedFrameSectors: UInt64 = 128  // 64 KiB
+  package static let sequentialFrameSectors: UInt64 = 256  // 128 KiB
+  package static let sharedFrameSectors: UInt64 = 128  // 64 KiB
 
   /// The plan for `batch`, which is in sequence order.
-  init(_ batch: [Record], positions: [UInt64]) {
+  package init(_ batch: [Record], positions: [UInt64]) {
     var maps: [LayerKey: ExtentMap<Source>] = [:]
     for (index, record) in batch.enumerated() {
       if record.kind.hasExtent {
@@ -106,9 +106,9 @@ struct BatchPlan: Sendable, Equatable {
 
 /// Which zstd level the next frames get: the fuller the ring, the cheaper. The shares and levels are measured on
 /// data of virtual machines (docs/performance.md): each step buys about a third more speed for a tenth more bytes.
-enum LevelLadder {
+package enum LevelLadder {
   /// The level for a ring filled to `used` of `capacity` bytes; nil: store raw.
-  static func level(used: UInt64, capacity: UInt64) -> Int32? {
+  package static func level(used: UInt64, capacity: UInt64) -> Int32? {
     switch used * 100 / max(capacity, 1) {
     case 0..<25: 3
     case 25..<50: 1
@@ -119,5 +119,5 @@ enum LevelLadder {
   }
 
   /// The most bytes that a compressed frame of `rawByteCount` may have to be worth decompressing.
-  static func storedBytesMax(_ rawByteCount: Int) -> Int { rawByteCount - rawByteCount / 16 }
+  package static func storedBytesMax(_ rawByteCount: Int) -> Int { rawByteCount - rawByteCount / 16 }
 }
