@@ -98,6 +98,14 @@ let package = Package(
     .testTarget(
       name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"],
       swiftSettings: tested),
+    // Depends on the program for the same reason.
+    .testTarget(
+      name: "ServiceTests",
+      dependencies: [
+        "spillway", "SpillwayService", "ExtentJournal", "Threads", "Peers", "TestKit",
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: tested),
     .testTarget(
       name: "NBDProtocolTests", dependencies: ["Bytes", "NBDProtocol"], swiftSettings: tested),
     .testTarget(

@@ -1,0 +1,143 @@
+internal import ExtentJournal
+internal import Glibc
+internal import Logging
+internal import Threads
+
+/// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
+///
+/// Start, in this order: signals blocked (before any thread) → journal → disks → NBD sockets → admin socket →
+/// pid file → the ready line → COMMAND. Stop: COMMAND → parked reads → NBD connections (dropped, never answered:
+/// qemu would fail the guest's write) → admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let go, for the next daemon may bind them then.
+package final class Daemon {
+  private let configuration: ServeConfiguration
+  private let log: Logger
+
+  /// A daemon that has done nothing yet.
+  package init(_ configuration: ServeConfiguration) {
+    self.configuration = configuration
+    log = StandardErrorLog.logger(level: configuration.logLevel)
+  }
+
+  /// Serves until a signal, the end of COMMAND or `ctl shutdown`. Returns what the process should exit with.
+  /// Call it from the process's only thread.
+  package func run() throws(ServiceError) -> Int32 {
+    guard configuration.directory.exists || !configuration.disks.isEmpty else { throw Self.nothingToServe }
+    TerminationSignals.block()
+    let settings = ProcessSettings.tighten()
+    warnAboutOpenFiles(settings)
+    try configuration.directory.create()
+    let journal = try reportingJournalErrors { () throws(JournalError) in
+      try Journal.open(configuration.directory.path, options: configuration.journal, log: log.forJournal)
+    }
+
+    let stop = StopRequest()
+    let commands = JournalCommands(journal, stop: stop)
+    var admin: AdminServer?
+    var outcome: Result<Int32, ServiceError>
+    do throws(ServiceError) {
+      let disks = try openDisks(of: journal)
+      let server = try AdminServer(path: configuration.adminPath, log: log) {
+        request throws(ServiceError) in try commands.run(request)
+      }
+      admin = server
+      outcome = .success(try serve(disks, of: journal, admin: server, settings: settings, stop: stop))
+    } catch {
+      outcome = .failure(error)
+    }
+    TerminationSignals.endAtOnceFromNowOn()
+    admin?.stopAccepting()
+    commands.close()
+    do throws(JournalError) {
+      try journal.close()
+    } catch {
+      // The first failure is the cause; what follows from it would only hide it.
+      if case .success = outcome { outcome = .failure(ServiceError(error)) }
+    }
+    // What is left cannot be hurt by a signal, and the exit status should tell how the journal was closed.
+    TerminationSignals.ignoreFromNowOn()
+    if case .failure(let error) = outcome { stop.settle(error) } else { stop.settle(nil) }
+    admin?.finish()
+    let status = try outcome.get()
+    log.info("stopped; the journal is closed")
+    return status
+  }
+
+  private static let nothingToServe = ServiceError.usage(
+    "there is no disk to serve; name one with --disk NAME=SIZE")
+
+  /// The disks to announce: those of the command line first, then the journal's others.
+  private func openDisks(of journal: Journal) throws(ServiceError) -> [Disk] {
+    var disks: [Disk] = []
+    for wanted in configuration.disks {
+      let disk = try reportingJournalErrors { () throws(JournalError) in
+        try journal.disk(wanted.name, byteCount: wanted.byteCount, mode: wanted.mode)
+      }
+      disks.append(disk)
+    }
+    let named = Set(disks.map(\.name))
+    disks += journal.disks.filter { !named.contains($0.name) }
+    guard !disks.isEmpty else { throw Self.nothingToServe }
+    return disks
+  }
+
+  /// From the first socket to the last connection dropped.
+  private func serve(
+    _ disks: [Disk], of journal: Journal, admin: AdminServer, settings: ProcessSettings, stop: StopRequest
+  ) throws(ServiceError) -> Int32 {
+    let server = JournalServer(
+      journal, maximumConnections: configuration.maximumConnections, log: log)
+    defer {
+      journal.stopWaiting()
+      server.stop()
+    }
+    let listen = try configuration.listen.map { address throws(ServiceError) in
+      try server.listen(on: address, viewsOnly: false)
+    }
+    let view = try configuration.view.map { address throws(ServiceError) in
+      try server.listen(on: address, viewsOnly: true)
+    }
+    let pidFile = try configuration.pidFile.map { path throws(ServiceError) in try PIDFile(writingTo: path) }
+    defer { pidFile?.remove() }
+
+    let endpoints = Endpoints(listen: listen, view: view, disks: disks.map(\.name))
+    StandardError.printLine(endpoints.readyLine)
+    let command = try startCommand(endpoints, settings, stop)
+    // After the start of COMMAND, so that no client's descriptor can slip into it; until here they queue.
+    do throws(ServiceError) { try admin.start() } catch {
+      command?.terminate()
+      _ = command?.finish()
+      throw error
+    }
+    announce(stop.wait())
+    TerminationSignals.endAtOnceFromNowOn()
+    command?.terminate()
+    return command?.finish() ?? ExitStatus.done.rawValue
+  }
+
+  private func startCommand(
+    _ endpoints: Endpoints, _ settings: ProcessSettings, _ stop: StopRequest
+  ) throws(ServiceError) -> ShellCommand? {
+    guard let command = configuration.command else { return nil }
+    return try ShellCommand(settings.undone(before: command), variables: endpoints.variables) {
+      stop.post(.commandEnded)
+    }
+  }
+
+  private func announce(_ reason: StopRequest.Reason) {
+    switch reason {
+    case .signal(let number):
+      log.info("stopping on \(TerminationSignals.name(number)); another signal ends at once")
+    case .commandEnded: log.debug("stopping, for the command of --run has ended")
+    case .asked: log.info("stopping, as ctl shutdown asked")
+    }
+  }
+
+  private func warnAboutOpenFiles(_ settings: ProcessSettings) {
+    // Beside the connections: segments, index, ring, sockets.
+    let needed = UInt64(configuration.maximumConnections) + 256
+    if let openFiles = settings.openFiles, UInt64(openFiles) < needed {
+      log.warning(
+        "\(openFiles) open files are allowed and \(needed) may be needed; raise the limit (ulimit -Hn)")
+    }
+  }
+}

@@ -1,0 +1,130 @@
+internal import Bytes
+internal import ExtentJournal
+internal import Logging
+
+/// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
+package struct JournalTools: Sendable {
+  private let directory: JournalDirectory
+  private let log: Logger
+
+  /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
+  package init(_ directory: JournalDirectory) {
+    self.directory = directory
+    log = StandardErrorLog.logger(level: .warning)
+  }
+
+  /// `spillway status`: the table, or with `asJSON` the `JournalStatus` as JSON with sorted members.
+  package func status(asJSON: Bool) throws(ServiceError) -> String {
+    let value: JSONValue
+    if let daemon = try connect() {
+      value = try daemon.execute("status")
+    } else {
+      let reader = try openReader()
+      value = try JSONValue(
+        encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
+    }
+    if asJSON { return try value.text(isPretty: true) + "\n" }
+    return StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
+  }
+
+  /// `spillway ctl`: has the daemon carry out `command`.
+  package func control(
+    _ command: String, _ arguments: [String: JSONValue] = [:]
+  ) throws(ServiceError) {
+    guard let daemon = try connect() else {
+      throw .failed("no daemon serves \(directory.path); start one with spillway serve -j \(directory.path)")
+    }
+    _ = try daemon.execute(command, arguments)
+  }
+
+  /// `spillway replay`: writes the disk `name` to the raw file `output`, sparse.
+  package func replay(
+    _ name: String, to output: String, force: Bool, tainted: Bool
+  ) throws(ServiceError) {
+    let name = try DiskSpecification.checkedName(name, context: "replay \(name)")
+    let output = try Self.checkedOutput(output)
+    let reader = try settledReader()
+    var progress = ProgressLine(name)
+    defer { progress.clear() }
+    let report = try reportingJournalErrors { () throws(JournalError) in
+      try Replay.toRawFile(
+        from: reader, disk: name, output: output, force: force, tainted: tainted,
+        progress: { progress.update(done: $0, total: $1) })
+    }
+    progress.clear()
+    if !report.isComplete && report.absentBytes > 0 {
+      log.warning(
+        "the stream of \(name) has not ended: \(ByteCount.text(report.absentBytes)) have not arrived and are zeroes"
+      )
+    }
+  }
+
+  /// Names that look like another kind of output: a raw file of that name would only mislead.
+  private static func checkedOutput(_ output: String) throws(ServiceError) -> String {
+    guard !output.isEmpty, output != "-", !output.hasPrefix("nbd:"), !output.hasPrefix("nbd+") else {
+      throw .usage("replay \(output): OUTPUT is the path of a file (./NAME for a name that looks otherwise)")
+    }
+    guard !output.hasSuffix(".qcow2") else {
+      throw .usage("replay \(output): the output is raw; name it so and convert it with qemu-img convert")
+    }
+    return output
+  }
+
+  /// A reader that sees everything acknowledged before the call.
+  private func settledReader() throws(ServiceError) -> JournalReader {
+    if let daemon = try connect() {
+      _ = try daemon.execute("checkpoint")
+      return try openReader()
+    }
+    // A journal that was closed cleanly is only read, so that it may lie on a read-only medium.
+    let owner = try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.owner(of: directory.path)
+    }
+    if owner.wasClosed { return try openReader() }
+    try recover()
+    return try openReader()
+  }
+
+  /// Opens the journal as its owner and closes it again: that brings what the spool holds into the segments.
+  private func recover() throws(ServiceError) {
+    var options = JournalOptions()
+    options.spoolByteCount = ServeConfiguration.spoolByteCountMin
+    let journal = try reportingJournalErrors { () throws(JournalError) in
+      try Journal.open(directory.path, options: options, log: log.forJournal)
+    }
+    try reportingJournalErrors { () throws(JournalError) in try journal.close() }
+  }
+
+  private func openReader() throws(ServiceError) -> JournalReader {
+    try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.open(directory.path)
+    }
+  }
+
+  /// The daemon that serves the journal; nil when nobody does.
+  private func connect() throws(ServiceError) -> AdminClient? {
+    try directory.requireExistence()
+    let owner = try reportingJournalErrors { () throws(JournalError) in
+      try JournalReader.owner(of: directory.path)
+    }
+    guard owner.isServed else { return nil }
+    guard let address = owner.adminAddress else {
+      throw ServiceError(
+        .inUse, "another process has \(directory.path) open and takes no commands; wait for it to end")
+    }
+    do throws(ServiceError) { return try connect(to: address) } catch {
+      let what = "another process has \(directory.path) open and does not answer: \(error.message)"
+      throw ServiceError(.inUse, "\(what); it may be starting or stopping, try again")
+    }
+  }
+
+  /// The daemon at `address`; or at the usual place in the directory, for a daemon in a container may see it at
+  /// another path than we do.
+  private func connect(to address: String) throws(ServiceError) -> AdminClient {
+    do throws(ServiceError) { return try AdminClient(address: address) } catch {
+      let usual = directory.path(of: "admin.sock")
+      guard address.hasSuffix("/admin.sock"), address != "unix:" + usual else { throw error }
+      do throws(ServiceError) { return try AdminClient(address: "unix:" + usual) } catch _ { throw error }
+    }
+  }
+}

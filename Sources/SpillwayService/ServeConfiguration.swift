@@ -1,0 +1,148 @@
+internal import Bytes
+package import ExtentJournal
+package import Logging
+
+/// What `serve` does, checked: every path is absolute and every number in its range.
+package struct ServeConfiguration: Sendable {
+  /// The journal directory.
+  package var directory: JournalDirectory
+  /// The disks of the command line, in order; their names differ.
+  package var disks: [DiskSpecification]
+  /// Where every export is served, and where only views are. Never empty, no address twice.
+  package var listen: [SocketAddress]
+  package var view: [SocketAddress]
+  /// The path of the admin socket.
+  package var adminPath: String
+  /// The shell command to run, if one was given.
+  package var command: String?
+  /// How the journal is opened.
+  package var journal: JournalOptions
+  /// Where the process id is written, if anywhere.
+  package var pidFile: String?
+  /// The least important log line that is printed.
+  package var logLevel: Logger.Level
+  /// How many NBD connections are served at once.
+  package var maximumConnections: Int
+
+  /// The number of connections unless told otherwise.
+  package static let maximumConnectionsDefault = 4096
+  /// The smallest spool in bytes: below it a few large writes would fill the ring.
+  package static let spoolByteCountMin: UInt64 = 16 << 20
+
+  /// Checks `arguments`; relative paths are seen from `currentDirectory`.
+  package init(_ arguments: ServeArguments, currentDirectory: String) throws(ServiceError) {
+    directory = try JournalDirectory(parsing: arguments.journal, currentDirectory: currentDirectory)
+    disks = try Self.parseDisks(arguments.disks)
+    listen = try Self.parseAddresses(
+      arguments.listen, option: "--listen", unless: directory.path(of: "ingest.sock"), currentDirectory)
+    view = try Self.parseAddresses(
+      arguments.view, option: "--view", unless: directory.path(of: "view.sock"), currentDirectory)
+    let admin = try Self.parseAddresses(
+      arguments.admin.map { [$0] } ?? [], option: "--admin", unless: directory.path(of: "admin.sock"),
+      currentDirectory)
+    guard let adminPath = admin[0].unixPath else {
+      throw .usage("--admin \(admin[0].text): the admin socket is unix:PATH")
+    }
+    self.adminPath = adminPath
+    if let twice = Self.firstDuplicate(listen + view + admin) {
+      throw .usage("the address \(twice.text) is given twice; each socket needs its own")
+    }
+    command = arguments.run
+    pidFile = arguments.pidFile.map { AbsolutePath.of($0, in: currentDirectory) }
+    logLevel = try Self.parseLogLevel(arguments.logLevel)
+    maximumConnections = try Self.parseMaximumConnections(arguments.maximumConnections)
+    journal = try Self.parseJournalOptions(arguments, currentDirectory)
+    journal.adminAddress = admin[0].text
+  }
+
+  private static func parseDisks(_ texts: [String]) throws(ServiceError) -> [DiskSpecification] {
+    var disks: [DiskSpecification] = []
+    for text in texts {
+      let disk = try DiskSpecification(parsing: text)
+      guard !disks.contains(where: { $0.name == disk.name }) else {
+        throw .usage("--disk \(text): the disk \(disk.name) is given twice")
+      }
+      disks.append(disk)
+    }
+    return disks
+  }
+
+  private static func parseAddresses(
+    _ texts: [String], option: String, unless path: String, _ currentDirectory: String
+  ) throws(ServiceError) -> [SocketAddress] {
+    guard !texts.isEmpty else { return [try SocketAddress.unix(path, option: option)] }
+    var addresses: [SocketAddress] = []
+    for text in texts {
+      addresses.append(try SocketAddress(parsing: text, option: option, directory: currentDirectory))
+    }
+    return addresses
+  }
+
+  private static func firstDuplicate(_ addresses: [SocketAddress]) -> SocketAddress? {
+    var seen: Set<SocketAddress> = []
+    return addresses.first { address in
+      if case .tcp(_, 0) = address { return false }  // each gets a port of its own
+      return !seen.insert(address).inserted
+    }
+  }
+
+  private static func parseLogLevel(_ text: String?) throws(ServiceError) -> Logger.Level {
+    switch text ?? "info" {
+    case "debug": return .debug
+    case "info": return .info
+    case "warning": return .warning
+    case "error": return .error
+    default: throw .usage("--log-level \(text ?? ""): a level is debug, info, warning or error")
+    }
+  }
+
+  private static func parseMaximumConnections(_ text: String?) throws(ServiceError) -> Int {
+    guard let text else { return maximumConnectionsDefault }
+    guard let count = Int(text), (1...1_000_000).contains(count) else {
+      throw .usage("--max-connections \(text): a number from 1 to 1000000 is needed")
+    }
+    return count
+  }
+
+  private static func parseJournalOptions(
+    _ arguments: ServeArguments, _ currentDirectory: String
+  ) throws(ServiceError) -> JournalOptions {
+    var options = JournalOptions()
+    if let text = arguments.spoolDirectory {
+      options.spoolDirectory = AbsolutePath.of(text, in: currentDirectory)
+    }
+    if let text = arguments.spoolSize {
+      guard let byteCount = ByteCount.parse(text), byteCount >= spoolByteCountMin else {
+        throw .usage("--spool-size \(text): a number of bytes from 16M upwards is needed, such as 256M or 1G")
+      }
+      options.spoolByteCount = byteCount
+    }
+    options.acceptLoss = arguments.acceptLoss
+    if let text = arguments.unarrived {
+      guard let unarrived = Unarrived(rawValue: text) else {
+        throw .usage("--unarrived \(text): say wait, zeroes or error")
+      }
+      options.unarrived = unarrived
+    }
+    if let text = arguments.afterComplete {
+      guard let afterComplete = AfterComplete(rawValue: text) else {
+        throw .usage("--after-complete \(text): say zeroes or error")
+      }
+      options.afterComplete = afterComplete
+    }
+    if let text = arguments.readTimeout {
+      options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
+    }
+    return options
+  }
+
+  /// Seconds with an optional fraction (`30`, `0.5`), in nanoseconds; at most a year and a bit.
+  private static func parseSeconds(_ text: String, option: String) throws(ServiceError) -> UInt64 {
+    let isPlain = text.utf8.allSatisfy { (48...57).contains($0) || $0 == UInt8(ascii: ".") }
+    guard isPlain, let seconds = Double(text), seconds <= 40_000_000 else {
+      throw .usage("\(option) \(text): a number of seconds is needed, such as 30 or 0.5 (0: no limit)")
+    }
+    // A limit that rounds down to nothing would mean none at all.
+    return seconds == 0 ? 0 : max(1, UInt64(seconds * 1_000_000_000))
+  }
+}

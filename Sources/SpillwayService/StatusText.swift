@@ -1,0 +1,66 @@
+internal import Bytes
+package import ExtentJournal
+
+/// `spillway status` for people.
+package enum StatusText {
+  /// The table, with a line break after each line.
+  package static func render(_ status: JournalStatus, directory: String) -> String {
+    let segments = ByteCount.text(status.segmentBytes)
+    var rows: [(String, String)] = [
+      ("journal", "\(directory), \(state(status))"),
+      ("uuid", status.uuid),
+      ("segments", "\(status.segmentCount), \(segments), index \(ByteCount.text(status.indexBytes))"),
+    ]
+    if status.isServed { rows += served(status) }
+    if let failure = status.failure { rows.append(("failure", failure)) }
+    let text = rows.map { pad($0.0, to: 10) + $0.1 }.joined(separator: "\n") + "\n"
+    return status.disks.isEmpty ? text : text + "\n" + table(status.disks)
+  }
+
+  private static func state(_ status: JournalStatus) -> String {
+    if status.isServed { return status.isStalled ? "served, stalled: the disk is full" : "served" }
+    return status.wasClosed ? "closed" : "not closed cleanly: the next serve or replay recovers it"
+  }
+
+  /// What only a daemon knows.
+  private static func served(_ status: JournalStatus) -> [(String, String)] {
+    let spool = "\(ByteCount.text(status.spoolUsedBytes)) of \(ByteCount.text(status.spoolBytes)) used"
+    let sequence =
+      "\(status.lastSequence), spilled \(status.spilledThrough), durable \(status.durableThrough)"
+    let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
+    let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
+    return [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
+  }
+
+  private static func written(_ status: JournalStatus) -> String {
+    var text = "\(ByteCount.text(status.writtenBytes)), zeroed \(ByteCount.text(status.zeroedBytes))"
+    text += ", stored \(ByteCount.text(status.storedBytes))"
+    if status.writtenBytes > 0 {
+      let percent = Double(status.storedBytes) / Double(status.writtenBytes) * 100
+      text += " (\(Int(percent.rounded())) % of written)"
+    }
+    return text
+  }
+
+  private static func table(_ disks: [DiskStatus]) -> String {
+    var rows = [["disk", "size", "mode", "generation", "state"]]
+    for disk in disks {
+      for generation in disk.generations {
+        var state = generation.isComplete ? "complete" : "arriving"
+        if generation.tainted { state += ", tainted" }
+        rows.append([
+          disk.name, ByteCount.text(disk.byteCount), disk.mode, generation.name ?? "(open)", state,
+        ])
+      }
+    }
+    let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+    return rows.map { row in
+      let cells = zip(row, widths).map { pad($0, to: $1 + 2) }.joined()
+      return cells.reversed().drop(while: { $0 == " " }).reversed().map(String.init).joined() + "\n"
+    }.joined()
+  }
+
+  private static func pad(_ text: String, to width: Int) -> String {
+    text + String(repeating: " ", count: max(0, width - text.count))
+  }
+}

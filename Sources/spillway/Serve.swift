@@ -1,0 +1,97 @@
+internal import ArgumentParser
+internal import SpillwayService
+
+/// `spillway serve`.
+struct Serve: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "serve",
+    abstract: "Serve a journal over NBD.",
+    discussion: """
+      ADDR is unix:PATH or tcp:HOST:PORT (an IPv6 address in brackets). SIZE and BYTES take 512, 64K, 10G, 2T.
+      Runs in the foreground until SIGTERM, SIGINT, SIGHUP, spillway ctl shutdown or the end of COMMAND.
+      """)
+
+  @OptionGroup var journal: JournalOption
+
+  @Option(
+    help: ArgumentHelp(
+      "A disk. One that the journal already holds needs none.", valueName: "NAME=SIZE[,mode=device|snapshot]")
+  )
+  var disk: [String] = []
+
+  @Option(
+    help: ArgumentHelp(
+      "Serve every export here. Default: unix:DIR/ingest.sock", valueName: "ADDR"))
+  var listen: [String] = []
+
+  @Option(help: ArgumentHelp("Serve only views here. Default: unix:DIR/view.sock", valueName: "ADDR"))
+  var view: [String] = []
+
+  @Option(
+    name: .customLong("run"),
+    help: ArgumentHelp(
+      "Run this by /bin/sh, with $uri, $view_uri, $unixsocket and $view_unixsocket, and end with its status.",
+      valueName: "COMMAND"))
+  var command: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What a read of a block that has not arrived does. Default: wait", valueName: "wait|zeroes|error"))
+  var unarrived: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What never arrived reads as after completion. Default: device zeroes, snapshot error",
+      valueName: "zeroes|error"))
+  var afterComplete: String?
+
+  @Option(help: ArgumentHelp("How long a read may wait. Default: 0, no limit", valueName: "SECONDS"))
+  var readTimeout: String?
+
+  @Option(help: ArgumentHelp("Where the spool lies. Default: /dev/shm", valueName: "DIR"))
+  var spoolDir: String?
+
+  @Option(help: ArgumentHelp("Size of the spool. Default: 256M", valueName: "BYTES"))
+  var spoolSize: String?
+
+  @Flag(help: "Go on though the spool of an unclean journal is gone, and acknowledged data with it.")
+  var acceptLoss = false
+
+  @Option(help: ArgumentHelp("The admin socket. Default: unix:DIR/admin.sock", valueName: "unix:PATH"))
+  var admin: String?
+
+  @Option(help: ArgumentHelp("Write the process id here once ready.", valueName: "F"))
+  var pidFile: String?
+
+  @Option(help: ArgumentHelp("What to log. Default: info", valueName: "debug|info|warning|error"))
+  var logLevel: String?
+
+  @Option(help: ArgumentHelp("NBD connections served at once. Default: 4096", valueName: "N"))
+  var maxConnections: String?
+
+  /// The options as they were typed.
+  private var arguments: ServeArguments {
+    var arguments = ServeArguments(journal: journal.journal)
+    arguments.disks = disk
+    arguments.listen = listen
+    arguments.view = view
+    arguments.admin = admin
+    arguments.run = command
+    arguments.unarrived = unarrived
+    arguments.afterComplete = afterComplete
+    arguments.readTimeout = readTimeout
+    arguments.spoolDirectory = spoolDir
+    arguments.spoolSize = spoolSize
+    arguments.acceptLoss = acceptLoss
+    arguments.pidFile = pidFile
+    arguments.logLevel = logLevel
+    arguments.maximumConnections = maxConnections
+    return arguments
+  }
+
+  func run() throws {
+    let configuration = try ServeConfiguration(
+      arguments, currentDirectory: AbsolutePath.currentDirectory())
+    throw ExitCode(try Daemon(configuration).run())
+  }
+}

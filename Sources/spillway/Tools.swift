@@ -1,0 +1,82 @@
+internal import ArgumentParser
+internal import SpillwayService
+
+/// `spillway replay`.
+struct ReplayDisk: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "replay",
+    abstract: "Write a disk of a journal to a sparse raw file.",
+    discussion: """
+      The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a
+      checkpoint; the file then holds everything acknowledged before).
+      """)
+
+  @OptionGroup var journal: JournalOption
+
+  @Argument(help: ArgumentHelp("The disk.", valueName: "NAME"))
+  var name: String
+
+  @Argument(help: ArgumentHelp("The file to write.", valueName: "OUTPUT"))
+  var output: String
+
+  @Flag(help: "Overwrite OUTPUT though it is not empty.")
+  var force = false
+
+  @Flag(help: "Write a generation that is tainted, too.")
+  var tainted = false
+
+  func run() throws {
+    try journal.tools().replay(name, to: output, force: force, tainted: tainted)
+  }
+}
+
+/// `spillway status`.
+struct Status: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "status", abstract: "Say what a journal holds and what its daemon is doing.")
+
+  @OptionGroup var journal: JournalOption
+
+  @Flag(help: "Print JSON for programs.")
+  var json = false
+
+  func run() throws {
+    print(try journal.tools().status(asJSON: json), terminator: "")
+  }
+}
+
+/// `spillway ctl`.
+struct Control: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "ctl",
+    abstract: "Tell the daemon that serves a journal what to do.",
+    usage: "spillway ctl -j DIR complete NAME | flush | shutdown",
+    discussion: """
+      complete NAME   no more data comes for the disk; waiting reads are settled
+      flush           return when everything acknowledged so far survives power loss
+      shutdown        stop the daemon, return when the journal is closed
+      """)
+
+  @OptionGroup var journal: JournalOption
+
+  @Argument(help: ArgumentHelp("complete, flush or shutdown.", valueName: "ACTION"))
+  var action: String
+
+  @Argument(help: ArgumentHelp("The disk, for complete.", valueName: "NAME"))
+  var name: String?
+
+  func run() throws {
+    switch (action, name) {
+    case ("complete", let name?):
+      try journal.tools().control("complete", ["disk": .string(name)])
+    case ("complete", nil):
+      throw ServiceError.usage("ctl complete needs the name of a disk")
+    case ("flush", nil), ("shutdown", nil):
+      try journal.tools().control(action)
+    case ("flush", let extra?), ("shutdown", let extra?):
+      throw ServiceError.usage("ctl \(action) takes no further argument, and \(extra) is one")
+    default:
+      throw ServiceError.usage("ctl \(action): the actions are complete NAME, flush and shutdown")
+    }
+  }
+}

@@ -1,0 +1,87 @@
+import SpillwayService
+import Testing
+
+/// Goal: an address means the same on the command line, in the ready line and to the kernel.
+/// Method: tables of texts, good and bad, seen from a fixed directory.
+@Suite struct AddressTests {
+  private func parse(_ text: String) throws(ServiceError) -> SocketAddress {
+    try SocketAddress(parsing: text, option: "--listen", directory: "/here")
+  }
+
+  @Test(
+    "an address is a path or a host and a port",
+    arguments: [
+      ("unix:/run/a.sock", SocketAddress.unix(path: "/run/a.sock")),
+      ("unix:a.sock", .unix(path: "/here/a.sock")),
+      ("unix:./b//c.sock", .unix(path: "/here/b/c.sock")),
+      ("unix:/a:b", .unix(path: "/a:b")),
+      ("tcp:localhost:10809", .tcp(host: "localhost", port: 10809)),
+      ("tcp:127.0.0.1:65535", .tcp(host: "127.0.0.1", port: 65535)),
+      ("tcp:[::1]:1", .tcp(host: "::1", port: 1)),
+      ("tcp:h:0", .tcp(host: "h", port: 0)),
+    ])
+  func good(text: String, address: SocketAddress) throws {
+    #expect(try parse(text) == address)
+  }
+
+  @Test(
+    "anything else is a usage error that repeats what was typed",
+    arguments: [
+      "", "unix:", "/run/a.sock", "tcp:", "tcp:h", "tcp:h:", "tcp::1", "tcp:h:65536", "tcp:h:-1", "tcp:h:+1",
+      "tcp:h:1x", "tcp:::1:10809", "tcp:[::1]", "tcp:[::1]10809", "tcp:[::1:1", "tcp:[]:1", "vsock:2:1",
+      "UNIX:/a",
+    ])
+  func bad(text: String) {
+    let error = #expect(throws: ServiceError.self) { try parse(text) }
+    #expect(error?.status == .usage)
+    #expect(error?.message.contains("--listen \(text)") == true)
+  }
+
+  @Test("a socket path may have 107 bytes and not one more")
+  func longPaths() throws {
+    let longest = "/" + String(repeating: "x", count: 106)
+    #expect(try parse("unix:\(longest)") == .unix(path: longest))
+    let error = #expect(throws: ServiceError.self) { try parse("unix:\(longest)x") }
+    #expect(error?.status == .usage)
+    #expect(error?.message.contains("108 bytes") == true)
+  }
+
+  @Test("a multi-byte character counts with all its bytes")
+  func multiByteCharacters() {
+    #expect(throws: ServiceError.self) { try parse("unix:/" + String(repeating: "ä", count: 54)) }
+  }
+
+  @Test("an address prints as it is parsed", arguments: ["unix:/a b", "tcp:h:1", "tcp:[fe80::1]:2"])
+  func roundTrip(text: String) throws {
+    #expect(try parse(text).text == text)
+  }
+
+  @Test("URIs escape what a path may hold and a query may not, and leave the @ of a view alone")
+  func uris() {
+    #expect(
+      SocketAddress.unix(path: "/run/a b?c&d%.sock").uri(export: "sda@live")
+        == "nbd+unix:///sda@live?socket=/run/a%20b%3Fc%26d%25.sock")
+    #expect(SocketAddress.tcp(host: "h", port: 10809).uri(export: "sda") == "nbd://h:10809/sda")
+    #expect(SocketAddress.tcp(host: "::1", port: 2).uri(export: "sda") == "nbd://[::1]:2/sda")
+  }
+
+  @Test("the ready line names every disk at every address, the variables the first disk")
+  func endpoints() {
+    let endpoints = Endpoints(
+      listen: [.tcp(host: "h", port: 1), .unix(path: "/i")], view: [.unix(path: "/v")], disks: ["a", "b"])
+    #expect(
+      endpoints.readyLine == "ready: nbd://h:1/a nbd+unix:///a?socket=/i nbd://h:1/b nbd+unix:///b?socket=/i "
+        + "nbd+unix:///a@live?socket=/v nbd+unix:///b@live?socket=/v")
+    #expect(
+      endpoints.variables == [
+        "uri": "nbd://h:1/a", "view_uri": "nbd+unix:///a@live?socket=/v", "unixsocket": "/i",
+        "view_unixsocket": "/v",
+      ])
+  }
+
+  @Test("without a unix socket the variable is there and empty")
+  func noUnixSocket() {
+    let tcp = SocketAddress.tcp(host: "h", port: 1)
+    #expect(Endpoints(listen: [tcp], view: [tcp], disks: ["a"]).variables["unixsocket"] == "")
+  }
+}

@@ -1,0 +1,129 @@
+import ExtentJournal
+import Logging
+import SpillwayService
+import Testing
+
+/// Goal: what people and scripts see: exit statuses, the one line of a failure, progress, the status table.
+/// Method: pure values in, text out.
+@Suite struct TextTests {
+  @Test(
+    "each kind of journal error has its exit status",
+    arguments: [
+      (JournalError.Kind.failed, 1), (.usage, 2), (.damaged, 3), (.inUse, 4), (.noSpace, 1),
+    ] as [(JournalError.Kind, Int32)])
+  func exitStatus(kind: JournalError.Kind, status: Int32) {
+    let error = ServiceError(JournalError(kind, "what happened"))
+    #expect(error.status.rawValue == status)
+    #expect(error.message == "what happened")
+  }
+
+  @Test(
+    "an exit status survives the way through the admin socket", arguments: SpillwayService.ExitStatus.allCases
+  )
+  func exitStatusWord(status: SpillwayService.ExitStatus) {
+    #expect(SpillwayService.ExitStatus(word: status.word) == status)
+  }
+
+  @Test("a word that nobody knows is a plain failure")
+  func unknownWord() {
+    #expect(SpillwayService.ExitStatus(word: "tired") == .failed)
+  }
+
+  @Test("a message of several lines becomes one")
+  func oneLine() {
+    #expect(StandardError.oneLine("a\n  b\r\n\nc") == "a b c")
+  }
+
+  @Test(
+    "plain information has no level in its line, the rest has",
+    arguments: [
+      (.info, "m"), (.warning, "warning: m"), (.error, "error: m"), (.debug, "debug: m"),
+    ] as [(Logger.Level, String)])
+  func logLine(level: Logger.Level, text: String) {
+    #expect(StandardErrorLog.text(level, "m") == text)
+  }
+
+  @Test(
+    "progress says how much, how fast and how long",
+    arguments: [
+      (0, 1024, 0, "sda: 0 B of 1 KiB (0 %)"),
+      (512, 1024, 100_000_000, "sda: 512 B of 1 KiB (50 %)"),
+      (256 << 20, 1 << 30, 2_000_000_000, "sda: 256 MiB of 1 GiB (25 %), 128 MiB/s, 0:06 left"),
+      (1 << 30, 1 << 30, 4_000_000_000, "sda: 1 GiB of 1 GiB (100 %), 256 MiB/s"),
+      (0, 0, 4_000_000_000, "sda: 0 B of 0 B (100 %)"),
+      (1, 1 << 40, 1_000_000_000, "sda: 1 B of 1 TiB (0 %), 1 B/s, 100000:00:00 left"),
+    ] as [(UInt64, UInt64, UInt64, String)])
+  func progress(done: UInt64, total: UInt64, elapsed: UInt64, text: String) {
+    #expect(ProgressLine.text("sda", done: done, total: total, elapsedNanoseconds: elapsed) == text)
+  }
+
+  @Test(
+    "a clock shows hours only when there are any",
+    arguments: [(0.0, "0:00"), (6.2, "0:07"), (60, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (-1, "0:00")])
+  func clock(seconds: Double, text: String) {
+    #expect(DurationText.clock(seconds: seconds) == text)
+  }
+
+  @Test(
+    "a span of time has its natural unit",
+    arguments: [
+      (0, "0 s"), (850_000, "850 µs"), (12_500_000, "12.5 ms"), (3_200_000_000, "3.2 s"), (500, "0.5 µs"),
+    ] as [(UInt64, String)])
+  func span(nanoseconds: UInt64, text: String) {
+    #expect(DurationText.span(nanoseconds: nanoseconds) == text)
+  }
+
+  @Test("the table of a served journal shows what its daemon does")
+  func servedStatus() throws {
+    let status = try Self.status(isServed: true)
+    #expect(
+      StatusText.render(status, directory: "/j") == """
+        journal   /j, served
+        uuid      00c0ffee
+        segments  3, 100 MiB, index 1 MiB
+        spool     2 MiB of 256 MiB used
+        sequence  90, spilled 80, durable 70
+        written   400 MiB, zeroed 1 GiB, stored 100 MiB (25 % of written)
+        reads     2 parked, 17 have waited, longest 1.5 s
+
+        disk       size    mode      generation  state
+        sda        10 GiB  snapshot  monday      complete
+        sda        10 GiB  snapshot  (open)      arriving, tainted
+        long-name  1 GiB   device    (open)      arriving
+
+        """)
+  }
+
+  @Test("the table of a journal at rest says whether it was closed, and nothing that only a daemon knows")
+  func offlineStatus() throws {
+    var status = try Self.status(isServed: false)
+    status.disks = []
+    status.failure = "no space"
+    #expect(
+      StatusText.render(status, directory: "/j") == """
+        journal   /j, not closed cleanly: the next serve or replay recovers it
+        uuid      00c0ffee
+        segments  3, 100 MiB, index 1 MiB
+        failure   no space
+
+        """)
+    status.wasClosed = true
+    #expect(StatusText.render(status, directory: "/j").hasPrefix("journal   /j, closed\n"))
+  }
+
+  /// Decoded, for only the journal makes such values.
+  private static func status(isServed: Bool) throws -> JournalStatus {
+    let text = """
+      {"uuid": "00c0ffee", "isServed": \(isServed), "wasClosed": false, "lastSequence": 90, "spilledThrough": 80,
+       "durableThrough": 70, "spoolUsedBytes": 2097152, "spoolBytes": 268435456, "segmentCount": 3,
+       "segmentBytes": 104857600, "indexBytes": 1048576, "writtenBytes": 419430400, "framedBytes": 408944640,
+       "storedBytes": 104857600, "zeroedBytes": 1073741824, "parkedReads": 2, "waitedReads": 17,
+       "longestWaitNanoseconds": 1500000000, "isStalled": false, "disks": [
+        {"name": "sda", "byteCount": 10737418240, "mode": "snapshot", "generations": [
+          {"name": "monday", "isComplete": true, "tainted": false}, {"isComplete": false, "tainted": true}]},
+        {"name": "long-name", "byteCount": 1073741824, "mode": "device", "generations": [
+          {"isComplete": false, "tainted": false}]}]}
+      """
+    return try #require(JSONValue(parsing: Array(text.utf8))).decoded(as: JournalStatus.self)
+  }
+}
