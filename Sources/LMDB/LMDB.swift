@@ -49,21 +49,16 @@ package final class LMDBEnvironment: @unchecked Sendable {
   package init(path: String, databases: Int, readOnly: Bool) throws(LMDBError) {
     var handle: OpaquePointer?
     try unsafe check("mdb_env_create", mdb_env_create(&handle))
-    // SAFETY: mdb_env_create succeeded, so the handle is set; every failure below closes it.
+    // SAFETY: mdb_env_create succeeded, so the handle is set. From here on deinit closes it, whatever fails below.
     unsafe environment = handle!
-    do throws(LMDBError) {
-      try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(environment, MDB_dbi(databases)))
-      try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, 1024))
-      try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(environment, Self.mapByteCount))
-      let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
-      try unsafe check("mdb_env_open", mdb_env_open(environment, path, flags, 0o600))
-      // Readers that died without leaving would keep pages from being reused.
-      var dead: Int32 = 0
-      try unsafe check("mdb_reader_check", mdb_reader_check(environment, &dead))
-    } catch {
-      unsafe mdb_env_close(environment)
-      throw error
-    }
+    try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(environment, MDB_dbi(databases)))
+    try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, 1024))
+    try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(environment, Self.mapByteCount))
+    let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
+    try unsafe check("mdb_env_open", mdb_env_open(environment, path, flags, 0o600))
+    // Readers that died without leaving would keep pages from being reused.
+    var dead: Int32 = 0
+    try unsafe check("mdb_reader_check", mdb_reader_check(environment, &dead))
   }
 
   deinit { unsafe mdb_env_close(environment) }
