@@ -21,7 +21,7 @@ package final class Daemon {
   /// Serves until a signal, the end of COMMAND or `ctl shutdown`. Returns what the process should exit with.
   /// Call it from the process's only thread.
   package func run() throws(ServiceError) -> Int32 {
-    guard configuration.directory.exists || !configuration.disks.isEmpty else { throw Self.nothingToServe }
+    try requireSomethingToServe()
     TerminationSignals.block()
     let settings = ProcessSettings.tighten()
     warnAboutOpenFiles(settings)
@@ -64,6 +64,18 @@ package final class Daemon {
 
   private static let nothingToServe = ServiceError.usage(
     "there is no disk to serve; name one with --disk NAME=SIZE")
+
+  /// Fails when there is neither a disk on the command line nor a journal that could have one, so that a typing
+  /// error in the directory's path leaves no empty journal behind.
+  private func requireSomethingToServe() throws(ServiceError) {
+    guard configuration.disks.isEmpty else { return }
+    guard configuration.directory.exists else { throw Self.nothingToServe }
+    do throws(JournalError) {
+      _ = try JournalReader.owner(of: configuration.directory.path)
+    } catch {
+      throw error.kind == .usage ? Self.nothingToServe : ServiceError(error)
+    }
+  }
 
   /// The disks to announce: those of the command line first, then the journal's others.
   private func openDisks(of journal: Journal) throws(ServiceError) -> [Disk] {

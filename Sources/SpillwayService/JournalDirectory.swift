@@ -36,7 +36,7 @@ package struct JournalDirectory: Hashable, Sendable {
   /// Fails unless the directory is there, for the commands that create nothing.
   package func requireExistence() throws(ServiceError) {
     guard exists else {
-      throw .failed("there is no journal in \(path); check the path after -j")
+      throw .usage("there is no journal in \(path); check the path after -j")
     }
   }
 }

@@ -1,4 +1,6 @@
+import Foundation
 import Peers
+import TestKit
 import Testing
 
 /// Goal: scripts can rely on exit statuses, and a failure is one line that says what to do.
@@ -27,13 +29,19 @@ import Testing
   }
 
   @Test(
-    "a journal that is not there is one line on stderr and status 1",
-    arguments: [
-      ["status", "-j", "/nonexistent/j"], ["ctl", "-j", "/nonexistent/j", "flush"],
-      ["replay", "-j", "/nonexistent/j", "sda", "out"], ["serve", "-j", "/nonexistent/j", "--disk", "a=1M"],
-    ])
+    "a journal that is not there is one line on stderr and status 2, and nothing is made in its place",
+    arguments: [["status"], ["ctl", "flush"], ["replay", "sda", "out"], ["serve"]])
   func missingJournal(arguments: [String]) throws {
-    let run = try Spillway.run(arguments)
+    let empty = try TemporaryDirectory()
+    let run = try Spillway.run(arguments + ["-j", empty.path])
+    #expect(run.status == .exited(2))
+    expectOneLine(run)
+    #expect(try FileManager.default.contentsOfDirectory(atPath: empty.path).isEmpty)
+  }
+
+  @Test("a journal directory that cannot be made is one line on stderr and status 1")
+  func impossibleDirectory() throws {
+    let run = try Spillway.run(["serve", "-j", "/nonexistent/j", "--disk", "a=1M"])
     #expect(run.status == .exited(1))
     expectOneLine(run)
   }
