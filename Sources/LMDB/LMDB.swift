@@ -1,10 +1,13 @@
 internal import CLMDB
+internal import Glibc
 
 // LMDB 0.9, as little of it as the index needs. The rules that the wrapper keeps, with their reasons:
 // - values never outlive their transaction: reads hand spans to a closure;
 // - one write transaction at a time, on the thread that began it: `write` takes a closure that cannot suspend;
 // - read transactions are not bound to threads (MDB_NOTLS) and are pooled: reset and renewed, never held;
 // - default full sync: NOSYNC and WRITEMAP can lose or corrupt the file at a crash;
+// - the reader table is a shared mapping of `lock.mdb`: its space is reserved first, because a store into a hole of a full
+//   filesystem would be SIGBUS;
 // - the map is reserved large once: growing it would need every transaction to stop.
 
 /// A failure of LMDB: its own codes (negative) or the system's (positive).
@@ -54,6 +57,7 @@ package final class LMDBEnvironment: @unchecked Sendable {
     try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(environment, MDB_dbi(databases)))
     try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, 1024))
     try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(environment, Self.mapByteCount))
+    if !readOnly { try Self.reserve("\(path)/lock.mdb", byteCount: Self.lockByteCount) }
     let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
     try unsafe check("mdb_env_open", mdb_env_open(environment, path, flags, 0o600))
     // Readers that died without leaving would keep pages from being reused.
@@ -62,6 +66,19 @@ package final class LMDBEnvironment: @unchecked Sendable {
   }
 
   deinit { unsafe mdb_env_close(environment) }
+
+  /// Covers LMDB's own header and 1024 readers of 64 bytes; a larger file only means more readers.
+  private static let lockByteCount: off_t = 68 << 10
+
+  private static func reserve(_ file: String, byteCount: off_t) throws(LMDBError) {
+    guard let stream = unsafe fopen(file, "ae") else {
+      throw LMDBError(operation: "open \(file)", code: errno)
+    }
+    // SAFETY: the stream is open until here and closed once.
+    defer { unsafe fclose(stream) }
+    unsafe fchmod(fileno(stream), 0o600)
+    try unsafe check("posix_fallocate \(file)", posix_fallocate(fileno(stream), 0, byteCount))
+  }
 
   /// Opens (in a writable environment: creates) the database `name`.
   package func open(_ name: String, create: Bool) throws(LMDBError) -> LMDBDatabase {
