@@ -12,10 +12,10 @@ package final class WorkerThread: Sendable {
   /// touched pages are real.
   package static let stackByteCount = 512 * 1024
 
-  /// Starts a thread that runs `body`. `name` (15 bytes kept) is what `top -H` shows. Returns nil when the
-  /// system has no thread left.
-  package init?(name: String, _ body: @escaping @Sendable () -> Void) {
-    let box = unsafe Unmanaged.passRetained(Entry(name: name, body: body))
+  /// Starts a thread that runs `body`. `name` (15 bytes kept) is what `top -H` shows. A background thread gives
+  /// way to others when the processors are busy (nice 10). Returns nil when the system has no thread left.
+  package init?(name: String, isBackground: Bool = false, _ body: @escaping @Sendable () -> Void) {
+    let box = unsafe Unmanaged.passRetained(Entry(name: name, isBackground: isBackground, body: body))
     var attributes = pthread_attr_t()
     unsafe pthread_attr_init(&attributes)
     unsafe pthread_attr_setstacksize(&attributes, Self.stackByteCount)
@@ -27,6 +27,8 @@ package final class WorkerThread: Sendable {
       { raw in
         let entry = unsafe Unmanaged<Entry>.fromOpaque(raw!).takeRetainedValue()
         unsafe entry.name.withCString { unsafe spw_name_thread($0) }
+        // On Linux this is the calling thread's own. Being refused costs latency, not correctness.
+        if entry.isBackground { setpriority(Int32(PRIO_PROCESS.rawValue), 0, 10) }
         entry.body()
         return nil
       }, box.toOpaque())
@@ -45,9 +47,11 @@ package final class WorkerThread: Sendable {
 
   private final class Entry: Sendable {
     let name: String
+    let isBackground: Bool
     let body: @Sendable () -> Void
-    init(name: String, body: @escaping @Sendable () -> Void) {
+    init(name: String, isBackground: Bool, body: @escaping @Sendable () -> Void) {
       self.name = name
+      self.isBackground = isBackground
       self.body = body
     }
   }

@@ -18,7 +18,7 @@ final class PackedBatch: @unchecked Sendable {
     var storedByteCount: Int
   }
 
-  fileprivate init(_ entries: [PendingRecord]) {
+  fileprivate init(_ entries: [PendingRecord], arena: (_ byteCount: Int) -> AlignedBuffer) {
     self.entries = entries
     plan = BatchPlan(entries.map(\.record), positions: entries.map(\.slot.payloadPosition))
     var offset = 0
@@ -27,7 +27,7 @@ final class PackedBatch: @unchecked Sendable {
       return offset
     }
     frames = plan.frames.map { PackedFrame(codec: .raw, level: 0, storedByteCount: $0.rawByteCount) }
-    arena = AlignedBuffer(byteCount: max(offset, 1))
+    self.arena = arena(max(offset, 1))
   }
 
   var lastSequence: UInt64 { entries.last?.record.sequence ?? 0 }
@@ -38,10 +38,15 @@ final class PackedBatch: @unchecked Sendable {
 
 /// Turns pending records into packed batches: plans them and compresses their frames on the crew's threads.
 final class BatchCompressor: @unchecked Sendable {
-  // Sendable: each worker number has its own context, and WorkCrew runs a number on one thread at a time.
+  // Sendable: each worker number has its own context, and WorkCrew runs a number on one thread at a time;
+  // `idleArenas` is guarded by `lock`.
   private let crew: WorkCrew
   private let contexts: [Context]
   private let file: SpoolFile
+  private let lock = Lock()
+  /// Arenas of batches that are done, for the next ones: fresh memory of this size costs a page fault every 4 KiB.
+  private var idleArenas: [AlignedBuffer] = []
+  private static let arenaByteCount = Spiller.batchBytesMax
 
   private final class Context {
     let compressor = ZstdCompressor()
@@ -58,13 +63,24 @@ final class BatchCompressor: @unchecked Sendable {
 
   /// Packs `entries`, whose payloads lie in the ring, at `level` (nil: raw).
   func pack(_ entries: [PendingRecord], level: Int32?) -> PackedBatch {
-    let batch = PackedBatch(entries)
-    let lock = Lock()
+    let batch = PackedBatch(entries, arena: takeArena)
     crew.perform(batch.plan.frames.count) { [self] item, worker in
       let frame = compress(batch, item, contexts[worker], level)
       lock.withLock { batch.frames[item] = frame }
     }
     return batch
+  }
+
+  /// The batch lies in its segment: its memory may be used again.
+  func recycle(_ batch: PackedBatch) {
+    lock.withLock {
+      if batch.arena.byteCount == Self.arenaByteCount, idleArenas.count < 3 { idleArenas.append(batch.arena) }
+    }
+  }
+
+  private func takeArena(_ byteCount: Int) -> AlignedBuffer {
+    if byteCount > Self.arenaByteCount { return AlignedBuffer(byteCount: byteCount) }
+    return lock.withLock { idleArenas.popLast() } ?? AlignedBuffer(byteCount: Self.arenaByteCount)
   }
 
   private func compress(

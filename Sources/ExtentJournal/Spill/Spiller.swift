@@ -46,8 +46,9 @@ final class Spiller: @unchecked Sendable {
 
   /// Starts the two threads.
   func start() throws(JournalError) {
-    for (name, body) in [("spill-pack", packLoop), ("spill-write", writeLoop)] {
-      guard let thread = WorkerThread(name: name, { body() }) else {
+    // Packing is all computing: it gives way to the threads that acknowledge writes.
+    for (name, isBackground, body) in [("spill-pack", true, packLoop), ("spill-write", false, writeLoop)] {
+      guard let thread = WorkerThread(name: name, isBackground: isBackground, { body() }) else {
         throw JournalError(.failed, "no thread left for \(name); raise the limit on processes")
       }
       threads.append(thread)
@@ -149,6 +150,7 @@ final class Spiller: @unchecked Sendable {
         ledger.publish(published, spooled: batch.entries)
         epochs.waitForEarlierReaders()
         ring.retire(batch.entries.map(\.slot.position))
+        compressor.recycle(batch)
         return true
       } catch {
         guard error.isNoSpace else {

@@ -23,7 +23,7 @@ final class WorkCrew: @unchecked Sendable {
     done = Condition(lock)
     for worker in 1..<max(self.workerCount, 1) {
       // With fewer threads than asked for the others do more.
-      if let thread = WorkerThread(name: "compress-\(worker)", { self.serve(worker) }) {
+      if let thread = WorkerThread(name: "compress-\(worker)", isBackground: true, { self.serve(worker) }) {
         threads.append(thread)
       }
     }
