@@ -5,12 +5,13 @@ internal import Threads
 /// All methods may be called from any thread.
 package final class Disk: Sendable {
   let journal: Journal
-  let id: DiskID
   private let body: DiskBody
+  /// The generation that the handle is bound to.
+  let layer: Layer
 
-  init(_ journal: Journal, _ id: DiskID, _ body: DiskBody) {
+  init(_ journal: Journal, _ body: DiskBody, _ layer: Layer) {
     self.journal = journal
-    self.id = id
+    self.layer = layer
     self.body = body
   }
 
@@ -19,19 +20,9 @@ package final class Disk: Sendable {
   package var byteCount: UInt64 { body.byteCount }
   package var mode: DiskMode { body.mode }
 
-  /// The layer that takes writes. (Until seals exist a disk has one.)
-  var layer: Layer {
-    let key = LayerKey(disk: id, generation: GenerationID(number: 1))
-    guard let layer = journal.ledger.lock.withLock({ journal.ledger.layers[key] }) else {
-      preconditionFailure("a disk has an open generation from its creation on")
-    }
-    return layer
-  }
-
   /// Whether the stream of the open generation has ended.
   package var isComplete: Bool {
-    let layer = layer
-    return journal.ledger.lock.withLock { layer.isComplete }
+    journal.ledger.lock.withLock { layer.isComplete }
   }
 
   /// Marks the stream of the open generation as complete, durably: what never arrived is settled now. Does nothing
@@ -50,7 +41,6 @@ package final class Disk: Sendable {
 
   /// Drops every parked read of `owner`: they are not woken any more.
   package func dropParked(owner: UInt64) {
-    let layer = layer
     journal.ledger.lock.withLock {
       _ = journal.ledger.woken(layer.parked.take { $0.owner == owner })
     }

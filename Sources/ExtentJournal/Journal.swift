@@ -33,6 +33,7 @@ package final class Journal: @unchecked Sendable {
   let frames: FrameReader
   let regionLocks = RegionLocks()
   let privateBuffers = BufferBudget(byteCount: 64 << 20)
+  private let poison: (JournalError) -> Void
   private let spiller: Spiller
   private let indexer: Indexer
   private let timekeeper: Timekeeper
@@ -89,11 +90,19 @@ package final class Journal: @unchecked Sendable {
       adminAddress: options.adminAddress ?? "")
     writer = SegmentWriter(store: store, after: ledger.published, lastSegment: lastSegment)
     frames = FrameReader(store: store)
+    // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
+    let poison: (JournalError) -> Void = { [ledger, ring] error in
+      log(.error, "the journal takes no more writes: \(error.message)")
+      for read in ledger.fail(error) { read.wake(.retry) }
+      ring.close(error)
+    }
+    self.poison = poison
     spiller = Spiller(
       ledger: ledger, ring: ring, writer: writer, epochs: epochs,
       workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
-      log: log)
-    indexer = Indexer(ledger: ledger, writer: writer, index: index, journal: uuid, log: log)
+      log: log, poison: poison)
+    indexer = Indexer(
+      ledger: ledger, writer: writer, index: index, journal: uuid, log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options
@@ -157,6 +166,7 @@ package final class Journal: @unchecked Sendable {
     try spiller.start()
     try indexer.start()
     try timekeeper.start()
+    try finishCreations()
     for layer in ring.file.taints {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
     }
@@ -187,7 +197,7 @@ package final class Journal: @unchecked Sendable {
           "disk \(name) is a \(body.mode.rawValue) disk in this journal, not \(mode.rawValue); leave the mode out or use another name"
         )
       }
-      return Disk(self, id, body)
+      return Disk(self, body, openLayer(of: id))
     }
     guard let byteCount else {
       throw JournalError(.usage, "the journal has no disk \(name); give its size")
@@ -200,17 +210,35 @@ package final class Journal: @unchecked Sendable {
 
   private func create(_ body: DiskBody) throws(JournalError) -> Disk {
     let id = ledger.lock.withLock { DiskID(number: (ledger.disks.keys.max()?.number ?? 0) + 1) }
-    let kind: GenerationKind = body.mode == .snapshot ? .full : .checkpoint
-    let layer = LayerKey(disk: id, generation: GenerationID(number: 1))
-    try append(.disk, layer, body: body.encoded)
-    try append(.begin, layer, body: BeginBody(kind: kind, base: 0, name: "").encoded)
+    try append(.disk, LayerKey(disk: id, generation: GenerationID(number: 1)), body: body.encoded)
+    try finishCreations()
     try flush()
-    return Disk(self, id, body)
+    return Disk(self, body, openLayer(of: id))
+  }
+
+  /// Opens the first generation of disks that have none: new ones, and those that a crash left half made.
+  private func finishCreations() throws(JournalError) {
+    for (id, body) in ledger.lock.withLock({ ledger.disks }) {
+      let layer = LayerKey(disk: id, generation: GenerationID(number: 1))
+      guard ledger.lock.withLock({ ledger.layers[layer] == nil }) else { continue }
+      let kind: GenerationKind = body.mode == .snapshot ? .full : .checkpoint
+      try append(.begin, layer, body: BeginBody(kind: kind, base: 0, name: "").encoded)
+    }
+  }
+
+  /// The layer of a disk that takes writes. (Until seals exist a disk has one.)
+  private func openLayer(of id: DiskID) -> Layer {
+    let key = LayerKey(disk: id, generation: GenerationID(number: 1))
+    guard let layer = ledger.lock.withLock({ ledger.layers[key] }) else {
+      preconditionFailure("a disk has an open generation from its creation on")
+    }
+    return layer
   }
 
   /// All disks, by name.
   package var disks: [Disk] {
-    ledger.lock.withLock { ledger.disks }.map { Disk(self, $0.key, $0.value) }.sorted { $0.name < $1.name }
+    ledger.lock.withLock { ledger.disks }
+      .map { Disk(self, $0.value, openLayer(of: $0.key)) }.sorted { $0.name < $1.name }
   }
 
   /// Writes a record without payload of sectors through the spool, like any other.
@@ -269,9 +297,7 @@ package final class Journal: @unchecked Sendable {
       try writer.sync(through: batch)
     } catch {
       let failure = JournalError(error)
-      log(.error, "the journal takes no more writes: \(failure.message)")
-      for read in ledger.fail(failure) { read.wake(.retry) }
-      ring.close(failure)
+      poison(failure)
       throw failure
     }
   }

@@ -32,6 +32,8 @@ struct PendingRecord: Sendable {
   var record: Record
   /// Where it lies in the ring.
   var slot: SpoolSlot
+  /// When it was committed (nanoseconds of MonotonicClock).
+  var since: UInt64
 }
 
 /// One generation of one disk, as far as memory knows it. Guarded by the ledger's lock.
@@ -89,7 +91,6 @@ final class Ledger: @unchecked Sendable {
   private(set) var lastSequence: UInt64 = 0
   private(set) var pending = Deque<PendingRecord>()
   private(set) var pendingByteCount = 0
-  private(set) var oldestPending: UInt64 = 0
   /// A sequence that a FLUSH waits for: spill at once up to here.
   var wantedThrough: UInt64 = 0
   /// Everything up to here is written to segments and published.
@@ -102,6 +103,7 @@ final class Ledger: @unchecked Sendable {
   /// How far the index has followed.
   private(set) var indexed = AppliedPosition()
   private(set) var activeCount = 0
+  private var isPublishing = false
   private(set) var indexVersion: UInt64 = 0
 
   /// The error that poisoned the journal; the first one stays.
@@ -144,7 +146,7 @@ final class Ledger: @unchecked Sendable {
     let effective = allZero ? RecordKind.zero : kind
     file.commit(slot.position, sequence: lastSequence, allZero: allZero)
     let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
-    return add(PendingRecord(record: record, slot: slot))
+    return add(PendingRecord(record: record, slot: slot, since: MonotonicClock.nanoseconds()))
   }
 
   /// Takes over a record that the ring kept through a crash. In sequence order, before anything else runs.
@@ -157,10 +159,7 @@ final class Ledger: @unchecked Sendable {
 
   private func add(_ entry: PendingRecord) -> [ParkedRead] {
     let record = entry.record
-    if pending.isEmpty {
-      oldestPending = MonotonicClock.nanoseconds()
-      work.signal()
-    }
+    if pending.isEmpty { work.signal() }
     pending.append(entry)
     pendingByteCount += entry.slot.byteCount
     if pendingByteCount >= Spiller.batchBytesTarget { work.signal() }
@@ -236,20 +235,27 @@ final class Ledger: @unchecked Sendable {
       pending.removeFirst()
     }
     pendingByteCount -= bytes
-    if !pending.isEmpty { oldestPending = MonotonicClock.nanoseconds() }
     return batch
   }
 
   /// A batch is in its segment: readers find it there from now on.
+  ///
+  /// The lock is given back in between, so that writers do not wait for a batch of thousands of pieces. A reader that
+  /// comes meanwhile finds each piece in the ring or in `active`, or in both with the same bytes; the index waits until
+  /// the batch is whole (`isPublishing`), since it may only say what is durable.
   func publish(_ batch: PublishedBatch, spooled: [PendingRecord]) {
-    lock.withLock {
-      for (layer, range, placement) in batch.extents {
-        layers[layer]?.active.insert(range, placement)
-      }
-      activeCount += batch.extents.count
-      for entry in spooled where entry.record.kind.hasExtent {
+    lock.withLock { isPublishing = true }
+    inSlices(batch.extents.count) { slice in
+      for (layer, range, placement) in batch.extents[slice] { layers[layer]?.active.insert(range, placement) }
+    }
+    inSlices(spooled.count) { slice in
+      for entry in spooled[slice] where entry.record.kind.hasExtent {
         layers[entry.record.layer]?.spooled.remove(entry.record.range) { $0.sequence <= batch.end.sequence }
       }
+    }
+    lock.withLock {
+      isPublishing = false
+      activeCount += batch.extents.count
       for record in batch.records where !record.kind.hasExtent {
         // During recovery this is where the catalog learns of it; otherwise it was applied at commit.
         applyToCatalog(record)
@@ -264,11 +270,19 @@ final class Ledger: @unchecked Sendable {
     }
   }
 
+  /// Calls `body` for runs of 128 of `count` items, each under the lock.
+  private func inSlices(_ count: Int, _ body: (Range<Int>) -> Void) {
+    for start in stride(from: 0, to: count, by: 128) {
+      lock.withLock { body(start..<min(start + 128, count)) }
+    }
+  }
+
   // MARK: - Index
 
   /// Freezes what is published and not indexed. Between this and `finishIndexing` it stays visible in `flushing`.
   func beginIndexing() -> IndexDelta {
     lock.withLock {
+      while isPublishing { progress.wait() }
       var extents: [(LayerKey, ExtentMap<Placement>)] = []
       for layer in layers.values {
         if layer.flushing.isEmpty {

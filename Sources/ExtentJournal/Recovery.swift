@@ -32,6 +32,12 @@ struct Recovery {
     do throws(FileError) {
       found = try SpoolFile.open(superblock.ringPath, uuid: superblock.ring, journal: superblock.journal)
     } catch {
+      guard error.errno != EWOULDBLOCK else {
+        throw JournalError(
+          .inUse,
+          "the spool ring \(superblock.ringPath) is in use by a spillway that serves a copy of this journal; stop it first"
+        )
+      }
       throw JournalError(.damaged, "the spool ring cannot be opened: \(error)")
     }
     if let found { return (found, false) }
@@ -145,7 +151,7 @@ struct Recovery {
         PendingRecord(
           record: Record(
             kind: allZero ? .zero : header.kind, layer: header.layer, sequence: sequence, range: header.range,
-            body: body), slot: slot))
+            body: body), slot: slot, since: MonotonicClock.nanoseconds()))
     }
     if !live.isEmpty { log(.info, "took over \(live.count) acknowledged writes from the spool") }
     return (headers, dead)

@@ -138,6 +138,17 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     #expect(failure { _ = try fixture.journal.disk("e", byteCount: 1000, mode: nil) } == .usage)
   }
 
+  @Test("a copy of a crashed journal cannot take the ring from under the journal that uses it")
+  func copies() throws {
+    let fixture = try filled()
+    fixture.crash()
+    let copy = fixture.directory.file("copy")
+    try FileManager.default.copyItem(atPath: fixture.path, toPath: copy)
+    try fixture.open()
+    #expect(failure { _ = try Journal.open(copy, options: fixture.options, log: { _, _ in }) } == .inUse)
+    #expect(try content(fixture) == pattern)
+  }
+
   @Test("completion survives a crash")
   func completion() throws {
     let fixture = try filled()

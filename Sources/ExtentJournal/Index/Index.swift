@@ -9,6 +9,7 @@ internal import Threads
 // 1. A commit says only what durable segment bytes say (rule A is the caller's: it syncs first).
 // 2. A large delta is committed in slices of bounded size, and only the last moves the applied position. What a crash
 //    leaves of the earlier slices is what a replay from the old position writes again.
+//    Until then a mark says that the rows are ahead of it, for readers of other processes.
 // 3. A lookup takes a read transaction from the pool for as long as it copies rows, never across I/O or a wait: a
 //    held transaction would keep pages from being reused, and the file would grow.
 final class Index: @unchecked Sendable {
@@ -25,6 +26,9 @@ final class Index: @unchecked Sendable {
   static let regionsPerCommit = 2048
   private static let version: UInt32 = 1
   private static let appliedKey = Array("applied".utf8)
+  private static let aheadKey = Array("ahead".utf8)
+  /// The one snapshot that every lookup uses once `pin` was called; guarded by `lock`.
+  private var pinned: LMDBReadTransaction?
 
   /// Opens the environment in the existing directory `path`.
   init(path: String, readOnly: Bool) throws(LMDBError) {
@@ -42,6 +46,7 @@ final class Index: @unchecked Sendable {
   private func withReader<Result>(
     _ body: (LMDBReadTransaction) throws(LMDBError) -> Result
   ) throws(LMDBError) -> Result {
+    if let pinned = lock.withLock({ pinned }) { return try body(pinned) }
     let pooled = lock.withLock { idleReaders.popLast() }
     let reader: LMDBReadTransaction
     if let pooled {
@@ -54,6 +59,17 @@ final class Index: @unchecked Sendable {
     reader.reset()
     lock.withLock { idleReaders.append(reader) }
     return result
+  }
+
+  /// Makes every later lookup see the index as it is now, until the object goes. For a short-lived reader: meanwhile no
+  /// page that it can see is reused. Unless `evenAhead`, false with nothing pinned while a commit in slices is under
+  /// way. Lookups must then come from one thread at a time.
+  func pin(evenAhead: Bool) throws(LMDBError) -> Bool {
+    let reader = try environment.beginRead()
+    let isAhead = try reader.get(meta, Self.aheadKey) != nil
+    guard evenAhead || !isAhead else { return false }
+    lock.withLock { pinned = reader }
+    return true
   }
 
   /// Calls `found` for each piece of `range` that the index knows, in order.
@@ -215,7 +231,8 @@ final class Index: @unchecked Sendable {
   private func commit(_ slice: Slice, end delta: IndexDelta?, journal: JournalUUID) throws(LMDBError) {
     try environment.write { (transaction) throws(LMDBError) in
       for row in slice.rows { try merge(row.layer, row.region, row.entries, transaction) }
-      guard let delta else { return }
+      guard let delta else { return try transaction.put(meta, Self.aheadKey, [1]) }
+      try transaction.delete(meta, Self.aheadKey)
       for record in delta.records { try apply(record, transaction) }
       var value: [UInt8] = []
       value.appendBigEndian(Self.version)

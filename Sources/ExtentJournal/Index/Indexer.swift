@@ -13,6 +13,7 @@ final class Indexer: @unchecked Sendable {
   private let index: Index
   private let journal: JournalUUID
   private let log: JournalLog
+  private let poison: (JournalError) -> Void
   /// Held during a whole run, I/O included: it orders runs and guards nothing else.
   private let turn = Lock()
   private var isEnding = false
@@ -22,7 +23,11 @@ final class Indexer: @unchecked Sendable {
   private static let storedBytesMax: UInt64 = 512 << 20
   private static let unsyncedNanosecondsMax: UInt64 = 20_000_000_000
 
-  init(ledger: Ledger, writer: SegmentWriter, index: Index, journal: JournalUUID, log: @escaping JournalLog) {
+  init(
+    ledger: Ledger, writer: SegmentWriter, index: Index, journal: JournalUUID, log: @escaping JournalLog,
+    poison: @escaping (JournalError) -> Void
+  ) {
+    self.poison = poison
     self.ledger = ledger
     self.writer = writer
     self.index = index
@@ -73,12 +78,9 @@ final class Indexer: @unchecked Sendable {
         saidWhy = nil
       } catch {
         // The extents stay in memory and the next run tries again; only the sync's own failure is final.
+        guard error.kind == .noSpace else { return poison(error) }
         if saidWhy != error.message { log(.error, error.message) }
         saidWhy = error.message
-        if error.kind != .noSpace {
-          for read in ledger.fail(error) { read.wake(.retry) }
-          return
-        }
       }
     }
   }

@@ -39,7 +39,6 @@ extension Disk {
   package func readIngest(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError)
     -> [ReadRun]
   {
-    let layer = layer
     let found = try plan(layer, range.coveringSectors)
     if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
       journal.epochs.leave(found.epoch)
@@ -51,7 +50,6 @@ extension Disk {
 
   /// Reads what is stored; what is absent is zeroes. For the engine's own comparisons.
   func readStored(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError) {
-    let layer = layer
     _ = try copy(try plan(layer, range.coveringSectors), layer, range, into: &target)
   }
 
@@ -63,7 +61,6 @@ extension Disk {
     _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool, owner: UInt64,
     wake: () -> @Sendable (ParkWake) -> Void
   ) throws(JournalError) -> ViewRead {
-    let layer = layer
     while true {
       let found = try plan(layer, range.coveringSectors)
       if let taint = found.taint {
@@ -148,7 +145,6 @@ extension Disk {
   /// `asWriter`, a client of the ingest export). Only what is known to be zeroes is a hole: what is awaited is data, or
   /// copying tools would skip it.
   package func status(_ range: ByteRange, asWriter: Bool, limit: Int) throws(JournalError) -> [StatusRun] {
-    let layer = layer
     var runs: [StatusRun] = []
     var position = range.start
     // Portions keep the plan small on a large range; a sparse disk answers in few.

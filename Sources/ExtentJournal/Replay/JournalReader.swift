@@ -1,10 +1,13 @@
 internal import BlockFile
+internal import Glibc
 internal import LMDB
+internal import Threads
 
-/// A journal read by a process that does not own it: what its index says, found again at every look.
+/// A journal read by a process that does not own it, as its index was when the reader was opened.
 ///
 /// Works beside a daemon (after its `checkpoint`) and on a closed journal. Changes nothing in the segments; LMDB keeps
 /// its reader table in the index's lock file.
+/// For one thread at a time.
 package final class JournalReader: Sendable {
   let index: Index
   let frames: FrameReader
@@ -35,11 +38,31 @@ package final class JournalReader: Sendable {
     } catch {
       throw JournalError(.damaged, "index: \(error); serve the journal once, that builds it again")
     }
+    try Self.pin(index, directory)
     applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
     catalog = try index.catalog()
     store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: superblock.journal)
     frames = FrameReader(store: store)
   }
+
+  /// Takes the snapshot to read from. While the owner commits in slices the rows are ahead of the applied position, so a
+  /// reader waits for the last slice; a crashed owner's slices are as good as they will get.
+  private static func pin(_ index: Index, _ directory: JournalDirectory) throws(JournalError) {
+    let deadline = MonotonicClock.nanoseconds() + commitNanosecondsMax
+    do throws(LMDBError) {
+      while try !index.pin(evenAhead: !directory.isLocked()) {
+        guard MonotonicClock.nanoseconds() < deadline else {
+          throw LMDBError.corrupted("the index stays in the middle of a commit")
+        }
+        usleep(5000)
+      }
+    } catch {
+      throw JournalError(error)
+    }
+  }
+
+  /// How long a commit of the owner may take before a reader gives up.
+  private static let commitNanosecondsMax: UInt64 = 60_000_000_000
 
   /// Who has the journal in `directory`: whether a process holds it now, whether it was closed cleanly, and the
   /// admin address that the last daemon recorded. Throws `.usage` when there is no journal.

@@ -16,6 +16,7 @@ final class Spiller: @unchecked Sendable {
   private let epochs: Epochs
   private let compressor: BatchCompressor
   private let log: JournalLog
+  private let poison: (JournalError) -> Void
   private let handover: Condition
   private var packed: PackedBatch?
   private var packerIsDone = false
@@ -33,9 +34,10 @@ final class Spiller: @unchecked Sendable {
 
   init(
     ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
-    log: @escaping JournalLog
+    log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
+    self.poison = poison
     self.ring = ring
     self.writer = writer
     self.epochs = epochs
@@ -70,14 +72,14 @@ final class Spiller: @unchecked Sendable {
 
   /// What the wait for work sleeps until, or nil when there is some. The ledger's lock is held.
   private var nothingToDoUntil: UInt64? {
-    guard !ledger.pending.isEmpty, !isAbandoning else { return .max }
+    guard let oldest = ledger.pending.first, !isAbandoning else { return .max }
     if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
       || ledger.wantedThrough > ledger.spilledThrough
       || ring.isUnderPressure
     {
       return nil
     }
-    let due = ledger.oldestPending + Self.ageMaxNanoseconds
+    let due = oldest.since + Self.ageMaxNanoseconds
     return due > MonotonicClock.nanoseconds() ? due : nil
   }
 
@@ -176,11 +178,5 @@ final class Spiller: @unchecked Sendable {
     defer { ledger.lock.unlock() }
     while !isEnding, ledger.progress.wait(until: until) {}
     return !isEnding
-  }
-
-  private func poison(_ error: JournalError) {
-    log(.error, "the journal takes no more writes: \(error.message)")
-    for read in ledger.fail(error) { read.wake(.retry) }
-    ring.close(error)
   }
 }

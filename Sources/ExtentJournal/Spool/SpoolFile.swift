@@ -32,6 +32,8 @@ final class SpoolFile: @unchecked Sendable {
   let uuid: JournalUUID
   let capacity: UInt64
   private let salt: UInt64
+  /// Holds the lock on the file.
+  private let descriptor: Int32
   private let header: UnsafeMutableRawPointer
   private let ring: UnsafeMutableRawPointer
 
@@ -49,9 +51,9 @@ final class SpoolFile: @unchecked Sendable {
     let path = "\(directory)/spillway-\(uuid).ring"
     let descriptor = unsafe spw_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else { throw FileError(operation: "open", path: path, errno: errno) }
-    defer { close(descriptor) }
     let code = posix_fallocate(descriptor, 0, off_t(capacity) + off_t(headerByteCount))
     guard code == 0 else {
+      close(descriptor)
       unsafe unlink(path)
       throw FileError(operation: "posix_fallocate", path: path, errno: code)
     }
@@ -66,20 +68,24 @@ final class SpoolFile: @unchecked Sendable {
   }
 
   /// Opens the ring that a crashed process left at `path`. Nil when there is none, or when it is not the ring
-  /// `uuid` of `journal`.
+  /// `uuid` of `journal`. EWOULDBLOCK when another process uses it: that one serves a copy of the same journal.
   static func open(_ path: String, uuid: JournalUUID, journal: JournalUUID) throws(FileError) -> SpoolFile? {
     let descriptor = unsafe spw_open(path, O_RDWR | O_CLOEXEC, 0)
     guard descriptor >= 0 else {
       if errno == ENOENT { return nil }
       throw FileError(operation: "open", path: path, errno: errno)
     }
-    defer { close(descriptor) }
     var status = stat()
     guard unsafe fstat(descriptor, &status) == 0 else {
-      throw FileError(operation: "fstat", path: path, errno: errno)
+      let why = errno
+      close(descriptor)
+      throw FileError(operation: "fstat", path: path, errno: why)
     }
     let capacity = UInt64(status.st_size) &- UInt64(headerByteCount)
-    guard status.st_size > headerByteCount, capacity % 4096 == 0 else { return nil }
+    guard status.st_size > headerByteCount, capacity % 4096 == 0 else {
+      close(descriptor)
+      return nil
+    }
     let file = try SpoolFile(path: path, descriptor: descriptor, capacity: capacity, identity: nil)
     guard file.uuid == uuid, file.word(32) == journal.high, file.word(40) == journal.low,
       file.word(48) == capacity
@@ -87,24 +93,35 @@ final class SpoolFile: @unchecked Sendable {
     return file
   }
 
-  /// Maps the open file; with an identity it writes the header first.
+  /// Maps the open file, which it takes over, and locks it; with an identity it writes the header first.
   private init(
     path: String, descriptor: Int32, capacity: UInt64,
     identity: (uuid: JournalUUID, journal: JournalUUID, salt: UInt64)?
   ) throws(FileError) {
     // SAFETY: both mappings live as long as self; every access below stays inside header (4096 bytes) and ring
     // (twice the capacity), by the preconditions of the accessors.
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+      let why = errno
+      close(descriptor)
+      throw FileError(operation: "flock", path: path, errno: why)
+    }
     guard
       let header = unsafe mmap(
         nil, Self.headerByteCount, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0),
       unsafe header != MAP_FAILED
-    else { throw FileError(operation: "mmap", path: path, errno: errno) }
+    else {
+      let why = errno
+      close(descriptor)
+      throw FileError(operation: "mmap", path: path, errno: why)
+    }
     guard let ring = unsafe spw_map_twice(descriptor, off_t(Self.headerByteCount), Int(capacity)) else {
       let why = errno
       unsafe munmap(header, Self.headerByteCount)
+      close(descriptor)
       throw FileError(operation: "mmap", path: path, errno: why)
     }
     self.path = path
+    self.descriptor = descriptor
     self.capacity = capacity
     unsafe self.header = header
     unsafe self.ring = ring
@@ -134,6 +151,7 @@ final class SpoolFile: @unchecked Sendable {
   deinit {
     unsafe munmap(header, Self.headerByteCount)
     unsafe spw_unmap_twice(ring, Int(capacity))
+    close(descriptor)
   }
 
   /// Removes the file's name: nobody needs the ring any more.

@@ -41,7 +41,6 @@ extension Disk {
   }
 
   private func zero(_ range: SectorRange, _ kind: RecordKind) throws(JournalError) -> [ParkedRead] {
-    let layer = layer
     return try journal.regionLocks.withLocks(layer.key, range) { () throws(JournalError) in
       guard mode == .snapshot else { return try commitZero(layer, range, kind) }
       let (known, missing) = try arrived(layer, range)
