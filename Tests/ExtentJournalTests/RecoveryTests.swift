@@ -54,6 +54,24 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     #expect(try content(fixture) == pattern)
   }
 
+  @Test("the last commit wins, not the last reservation, also after a crash", arguments: [false, true])
+  func commitOrder(spilled: Bool) throws {
+    let fixture = try filled()
+    let range = ByteRange(offset: 1 << 20, count: 256 << 10)
+    do {
+      let first = try fixture.disk.reserve(range)
+      let second = try fixture.disk.reserve(range)
+      first.memory.copyBytes(from: pattern.map { ~$0 })
+      second.memory.initializeMemory(as: UInt8.self, repeating: 7)
+      try second.commit(durable: false).wake()
+      try first.commit(durable: false).wake()
+    }
+    if spilled { try fixture.journal.flush() }
+    fixture.crash()
+    try fixture.open()
+    #expect(try content(fixture) == pattern.map { ~$0 })
+  }
+
   @Test("a lost ring is refused, and accepted only when told to; snapshots are then tainted")
   func lostRing() throws {
     let fixture = try filled(mode: .snapshot)

@@ -61,8 +61,8 @@ final class BatchCompressor: @unchecked Sendable {
 
   func end() { crew.end() }
 
-  /// Packs `entries`, whose payloads lie in the ring, at `level` (nil: raw).
-  func pack(_ entries: [PendingRecord], level: Int32?) -> PackedBatch {
+  /// Packs `entries`, whose payloads lie in the ring, at `level`.
+  func pack(_ entries: [PendingRecord], level: Int32) -> PackedBatch {
     let batch = PackedBatch(entries, arena: takeArena)
     crew.perform(batch.plan.frames.count) { [self] item, worker in
       let frame = compress(batch, item, contexts[worker], level)
@@ -84,17 +84,13 @@ final class BatchCompressor: @unchecked Sendable {
   }
 
   private func compress(
-    _ batch: PackedBatch, _ index: Int, _ context: Context, _ level: Int32?
+    _ batch: PackedBatch, _ index: Int, _ context: Context, _ level: Int32
   ) -> PackedBatch.PackedFrame {
     let draft = batch.plan.frames[index]
     let rawByteCount = draft.rawByteCount
     let memory = batch.arena
     var arena = memory.mutableBytes
     var slot = arena._mutatingExtracting(batch.slots[index]..<batch.slots[index] + rawByteCount)
-    guard let level else {
-      gather(draft, into: &slot)
-      return PackedBatch.PackedFrame(codec: .raw, level: 0, storedByteCount: rawByteCount)
-    }
     let gathered = context.gather
     var raw = gathered.mutableBytes
     gather(draft, into: &raw)

@@ -104,17 +104,17 @@ package struct BatchPlan: Sendable, Equatable {
   }
 }
 
-/// Which zstd level the next frames get: the fuller the ring, the cheaper. The shares and levels are measured on
-/// data of virtual machines (docs/performance.md): each step buys about a third more speed for a tenth more bytes.
+/// Which zstd level the next frames get: the fuller the ring, the cheaper. On data of virtual machines each step buys
+/// a fifth to a third more speed for a tenth more bytes. Storing raw is no step of it: what is stored is never
+/// compressed again, and a full ring already slows the writer down to what the packers can do.
 package enum LevelLadder {
-  /// The level for a ring filled to `used` of `capacity` bytes; nil: store raw.
-  package static func level(used: UInt64, capacity: UInt64) -> Int32? {
+  /// The level for a ring filled to `used` of `capacity` bytes.
+  package static func level(used: UInt64, capacity: UInt64) -> Int32 {
     switch used * 100 / max(capacity, 1) {
     case 0..<25: 3
     case 25..<50: 1
     case 50..<75: -1
-    case 75..<90: -5
-    default: nil
+    default: -5
     }
   }
 
