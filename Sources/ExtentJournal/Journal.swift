@@ -45,6 +45,9 @@ package final class Journal: @unchecked Sendable {
   /// Smallest spool ring in bytes.
   package static let spoolBytesMin: UInt64 = 16 << 20
 
+  /// Largest disk in bytes: a frame says sectors in 48 bits.
+  package static let diskBytesMax: UInt64 = 512 << 48
+
   /// Opens (or creates) the journal in `directory`, recovers what a crash left, and starts its threads.
   ///
   /// Throws `.inUse` when another process has it, `.damaged` when it cannot be trusted or its spool is lost,
@@ -204,6 +207,9 @@ package final class Journal: @unchecked Sendable {
     }
     guard byteCount > 0, byteCount % Sector.byteCount == 0 else {
       throw JournalError(.usage, "the size of disk \(name) is no positive multiple of 512")
+    }
+    guard byteCount <= Self.diskBytesMax else {
+      throw JournalError(.usage, "disk \(name) is larger than a journal can address (128 PiB)")
     }
     return try create(DiskBody(mode: mode ?? .device, byteCount: byteCount, name: name))
   }
