@@ -102,6 +102,20 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     #expect(try fixture.disk.bytes(ByteRange(offset: 0, count: 16 << 20)) == before)
   }
 
+  @Test("damage in the middle of what was durable is refused, not cut")
+  func damagedMiddle() throws {
+    let fixture = try filled()
+    try fixture.journal.flush()
+    try fixture.disk.write(pattern, at: 8 << 20)
+    try fixture.journal.flush()
+    fixture.crash()
+    let segment = try #require(fixture.segmentPaths.first)
+    let bytes = try Data(contentsOf: URL(fileURLWithPath: segment))
+    let frame = try #require(bytes.range(of: Data("SPWF".utf8)))
+    try overwrite(segment, at: UInt64(frame.lowerBound) + 100, [0xFF, 0xFE, 0xFD])
+    #expect(failure { try fixture.open() } == .damaged)
+  }
+
   @Test("a torn tail is cut and the ring brings the batch back")
   func tornTail() throws {
     let fixture = try filled()
@@ -114,6 +128,9 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     try fixture.open()
     #expect(fixture.messages.all.contains { $0.contains("cut an unfinished batch") })
     #expect(try content(fixture) == pattern)
+    // Batches behind the cut must not make it look like damage in the middle.
+    try fixture.disk.write(Array(pattern[..<4096]), at: 8 << 20)
+    try fixture.journal.flush()
     fixture.crash()
     try fixture.open()
     #expect(try content(fixture) == pattern)
