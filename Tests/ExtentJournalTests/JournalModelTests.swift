@@ -106,6 +106,36 @@ private struct History {
 }
 
 @Suite struct JournalModelTests {
+  @Test("a region that was in pieces and is whole again reads as the last write said, from the index alone")
+  func fragments() throws {
+    let fixture = try JournalFixture()
+    try fixture.makeDisk("d", byteCount: 2 << 20, mode: .device)
+    var model = ModelDisk(sectorCount: 4096)
+    func write(_ byte: UInt8, _ offset: UInt64, _ count: Int) throws {
+      let bytes = [UInt8](repeating: byte, count: count)
+      try fixture.disk.write(bytes, at: offset)
+      model.write(bytes, at: offset)
+    }
+    func check(_ what: String) throws {
+      try fixture.journal.checkpoint()
+      try fixture.close()
+      try fixture.open()
+      let whole = ByteRange(offset: 0, count: 2 << 20)
+      #expect(try fixture.disk.bytes(whole) == model.read(whole), "\(what)")
+    }
+    // 512 pieces in each of the four regions: their rows split.
+    for sector in 0..<2048 as Range<UInt64> { try write(UInt8(sector % 255) + 1, sector * 1024, 512) }
+    try check("in pieces")
+    // One region becomes whole, one half, one is trimmed: the split rows must go or shrink.
+    try write(0xAA, 0, 512 << 10)
+    try write(0xBB, 512 << 10, 256 << 10)
+    try fixture.disk.trim(ByteRange(offset: 1 << 20, count: 512 << 10), durable: false).wake()
+    model.trim(ByteRange(offset: 1 << 20, count: 512 << 10))
+    try check("whole again")
+    try write(0xCC, 4096, 4096)
+    try check("written once more")
+  }
+
   @Test("a disk holds what an array would, through reopenings and crashes", arguments: 1...8)
   func histories(seed: Int) throws {
     var history = try History(seed: UInt64(seed))

@@ -121,6 +121,40 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
     #expect(status == [StatusRun(byteCount: block.count, isHole: false)], "what is awaited is data")
   }
 
+  @Test("a read that comes at the very moment of its write is served or woken, never forgotten")
+  func sameMoment() throws {
+    let fixture = try JournalFixture()
+    try fixture.makeDisk("d", byteCount: 4 << 20, mode: .snapshot)
+    let disk = fixture.disk
+    let rounds = 400
+    let start = Meeting()
+    let served = WakeCount()
+    let reader = try #require(
+      WorkerThread(name: "reader") {
+        for round in 0..<UInt64(rounds) {
+          let range = ByteRange(offset: round * 2048, count: 512)
+          let wake = WakeCount()
+          start.meet(2)
+          var parked = 0
+          while case .success(nil) = Result(catching: { try disk.view(range, wake: wake.add) }) {
+            parked += 1
+            wake.wait(for: parked)
+          }
+          served.add(.retry)
+        }
+      })
+    for round in 0..<UInt64(rounds) {
+      let slot = try disk.reserve(ByteRange(offset: round * 2048, count: 512))
+      slot.memory.initializeMemory(as: UInt8.self, repeating: 3)
+      start.meet(2)
+      try slot.commit(durable: false).wake()
+      served.wait(for: Int(round) + 1)
+    }
+    reader.join()
+    #expect(served.all.count == rounds)
+    #expect(try fixture.journal.status().parkedReads == 0)
+  }
+
   @Test("readers that race with the writer are each woken exactly once and get the right bytes")
   func race() throws {
     let fixture = try snapshot()
@@ -163,5 +197,20 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
     for thread in threads { thread.join() }
     #expect(wrong.all.isEmpty)
     #expect(try fixture.journal.status().parkedReads == 0)
+  }
+}
+
+/// Where threads wait for one another. They spin, so that they leave in the same microsecond.
+private final class Meeting: @unchecked Sendable {
+  private let lock = Lock()
+  private var arrivals = 0
+
+  func meet(_ count: Int) {
+    let mine = lock.withLock { () -> Int in
+      arrivals += 1
+      return arrivals
+    }
+    let wanted = (mine + count - 1) / count * count
+    while lock.withLock({ arrivals < wanted }) {}
   }
 }
