@@ -60,7 +60,7 @@ let package = Package(
     .target(
       name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],
       swiftSettings: strict),
-    .target(name: "QEMUMonitor", swiftSettings: strict),
+    .target(name: "QEMUMonitor", dependencies: ["Bytes"], swiftSettings: strict),
 
     // Where they meet, and the command line on top.
     .target(

@@ -123,9 +123,3 @@ private func connectedSocket(_ path: String) throws(QMPError) -> Int32 {
   }
   return descriptor
 }
-
-/// The system's words for an error number.
-func systemMessage(_ code: Int32) -> String {
-  // SAFETY: strerror never returns nil, and the text is copied before another call can change it.
-  unsafe String(cString: strerror(code))
-}

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Glibc
 
 /// Paths as other processes can use them: URIs and the recorded admin address are read elsewhere.

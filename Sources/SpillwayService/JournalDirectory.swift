@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Glibc
 
 /// The journal directory as the command line names it (`-j DIR`).

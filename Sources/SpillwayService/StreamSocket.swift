@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Glibc
 
 /// A unix stream socket, closed with the last reference to it.
