@@ -102,7 +102,8 @@ let package = Package(
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "spillway", "SpillwayService", "ExtentJournal", "Threads", "Peers", "TestKit",
+        "spillway", "SpillwayService", "ExtentJournal", "NBDServer", "QEMUMonitor", "Threads", "Peers",
+        "TestKit",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: tested),

@@ -20,18 +20,9 @@ struct JournalServer {
 
   /// Serves the exports (`viewsOnly`: the views) at `address`, replacing the socket that a dead process left
   /// there. Returns the address with the port that was chosen if it was 0.
-  func listen(on address: SocketAddress, viewsOnly: Bool) throws(ServiceError) -> SocketAddress {
-    let wanted: ListenAddress =
-      switch address {
-      case .unix(let path): .unix(path: path)
-      case .tcp(let host, let port): .tcp(host: host, port: port)
-      }
+  func listen(on address: ListenAddress, viewsOnly: Bool) throws(ServiceError) -> ListenAddress {
     do throws(ServerError) {
-      let bound = try server.listen(on: wanted, directory: viewsOnly ? views : everything)
-      switch bound {
-      case .unix(let path): return .unix(path: path)
-      case .tcp(let host, let port): return .tcp(host: host, port: port)
-      }
+      return try server.listen(on: address, directory: viewsOnly ? views : everything)
     } catch {
       throw .failed("cannot listen at \(error.description); choose another address")
     }

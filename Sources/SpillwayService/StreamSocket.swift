@@ -1,5 +1,6 @@
 internal import Bytes
 internal import Glibc
+internal import NBDServer
 
 /// A unix stream socket, closed with the last reference to it.
 ///
@@ -137,8 +138,8 @@ package final class StreamSocket: Sendable {
   private static func withAddress(
     _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
   ) throws(ServiceError) -> Int32 {
-    guard path.utf8.count <= SocketAddress.unixPathByteCountMax else {
-      throw .usage("the socket path \(path) is longer than \(SocketAddress.unixPathByteCountMax) bytes")
+    guard path.utf8.count <= ListenAddress.unixPathByteCountMax else {
+      throw .usage("the socket path \(path) is longer than \(ListenAddress.unixPathByteCountMax) bytes")
     }
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
