@@ -6,7 +6,7 @@ package import NBDServer
 /// What `serve` does, checked: every path is absolute and every number in its range.
 package struct ServeConfiguration: Sendable {
   /// The journal directory.
-  package var directory: JournalDirectory
+  package var directory: JournalLocation
   /// The disks of the command line, in order; their names differ.
   package var disks: [DiskSpecification]
   /// Where every export is served, and where only views are. Never empty, no address twice.
@@ -32,7 +32,7 @@ package struct ServeConfiguration: Sendable {
 
   /// Checks `arguments`; relative paths are seen from `currentDirectory`.
   package init(_ arguments: ServeArguments, currentDirectory: String) throws(ServiceError) {
-    directory = try JournalDirectory(parsing: arguments.journal, currentDirectory: currentDirectory)
+    directory = try JournalLocation(parsing: arguments.journal, currentDirectory: currentDirectory)
     disks = try Self.parseDisks(arguments.disks)
     listen = try Self.parseAddresses(
       arguments.listen, option: "--listen", unless: directory.path(of: "ingest.sock"), currentDirectory)

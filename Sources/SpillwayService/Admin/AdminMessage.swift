@@ -1,6 +1,15 @@
 // What goes over the admin socket, without the socket: QMP's dialect, one JSON object a line.
 // docs/decisions/0001-admin-socket-speaks-qmp.md says why.
 
+/// The version of this program, as `--version` and the greeting of the admin socket tell it.
+package enum Version {
+  package static let major = 0
+  package static let minor = 1
+  package static let patch = 0
+  /// All three, with dots.
+  package static let text = "\(major).\(minor).\(patch)"
+}
+
 /// A command that came over the admin socket.
 package struct AdminRequest: Sendable, Equatable {
   /// What to do: `status`, `complete`, …

@@ -56,10 +56,13 @@ package final class StreamSocket: Sendable {
     if code == 0 {
       throw .failed("another process listens at \(path); stop it or choose another path")
     }
-    if errno == ECONNREFUSED {
-      // SAFETY: unlink reads the path during the call only.
-      unsafe unlink(path)
-    }
+    if errno == ECONNREFUSED { remove(path) }
+  }
+
+  /// Removes the socket's file at `path`; that it is gone already is fine.
+  static func remove(_ path: String) {
+    // SAFETY: unlink reads the path during the call only.
+    unsafe unlink(path)
   }
 
   /// Waits for a client. Nil after `shutdown`.

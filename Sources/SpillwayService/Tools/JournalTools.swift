@@ -4,11 +4,11 @@ internal import Logging
 
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
-  private let directory: JournalDirectory
+  private let directory: JournalLocation
   private let log: Logger
 
   /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
-  package init(_ directory: JournalDirectory) {
+  package init(_ directory: JournalLocation) {
     self.directory = directory
     log = StandardErrorLog.logger(level: .warning)
   }

@@ -12,7 +12,7 @@ struct JournalServer {
   init(_ journal: Journal, maximumConnections: Int, log: Logger) {
     var options = ServerOptions()
     options.connectionsMax = maximumConnections
-    server = Server(options: options) { level, message in log.log(level: Logger.Level(level), "\(message)") }
+    server = Server(options: options, log: log.forServer)
     let streams = Streams(log: log.forJournal)
     everything = JournalExports(journal: journal, showsIngest: true, streams: streams)
     views = JournalExports(journal: journal, showsIngest: false, streams: streams)
@@ -31,17 +31,4 @@ struct JournalServer {
   /// Accepts nobody any more, removes its sockets' paths, drops every connection and returns when their
   /// threads are gone.
   func stop() { server.stop() }
-}
-
-extension Logger.Level {
-  /// The server's level in the logger's terms.
-  init(_ level: ServerLogLevel) {
-    self =
-      switch level {
-      case .debug: .debug
-      case .info: .info
-      case .warning: .warning
-      case .error: .error
-      }
-  }
 }

@@ -44,14 +44,14 @@ package final class AdminServer: @unchecked Sendable {
   package func start() throws(ServiceError) {
     acceptor = WorkerThread(name: "admin") { [self] in acceptClients() }
     guard acceptor != nil else {
-      removePath(path)
+      StreamSocket.remove(path)
       throw .failed("no thread is left for the admin socket; raise the limit of processes")
     }
   }
 
   /// No new client from here on; the path is gone and those who are connected go on.
   package func stopAccepting() {
-    removePath(path)
+    StreamSocket.remove(path)
     listener.shutdown()
     acceptor?.join()
     acceptor = nil
