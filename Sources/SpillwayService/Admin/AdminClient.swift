@@ -1,7 +1,9 @@
-/// A tool's connection to the daemon's admin socket.
+internal import Bytes
+package import QEMUMonitor
+
+/// A tool's connection to the daemon's admin socket: a monitor connection whose refusals are the daemon's verdict.
 package final class AdminClient {
-  private let socket: StreamSocket
-  private var lines: LineReader
+  private let connection: QMPConnection
 
   /// Connects to the daemon at `address`, which it recorded in the journal directory (`unix:PATH`).
   package init(address: String) throws(ServiceError) {
@@ -9,36 +11,48 @@ package final class AdminClient {
       throw .failed(
         "the daemon's admin address \(address) is not understood; is it another version of spillway?")
     }
-    socket = try StreamSocket.connect(path: String(address.dropFirst("unix:".count)))
-    lines = LineReader(socket, limit: Self.replyByteCountMax)
-    let greeting = try receive()
-    guard greeting["QMP"] != nil else {
-      _ = try AdminReply.outcome(of: greeting)
-      throw .failed("whoever listens at \(address) does not speak as spillway does")
+    do throws(QMPError) {
+      connection = try QMPConnection(connectingTo: String(address.dropFirst("unix:".count)))
+    } catch {
+      throw ServiceError(error)
     }
+    // A flush or a shutdown takes as long as the disk does. Who does not want to wait interrupts the tool.
+    connection.timeout = nil
   }
-
-  /// The longest reply in bytes: the status of thousands of disks fits.
-  package static let replyByteCountMax = 16 << 20
 
   /// Asks for `command` and waits for its result. The daemon's own error is thrown as it worded it.
   package func execute(
     _ command: String, _ arguments: [String: JSONValue] = [:]
   ) throws(ServiceError) -> JSONValue {
-    let request = try AdminRequest(command, arguments: arguments).json.text() + "\n"
-    guard socket.send(Array(request.utf8)) else { throw Self.connectionLost(command) }
-    return try AdminReply.outcome(of: receive(during: command))
-  }
-
-  private func receive(during command: String = "the greeting") throws(ServiceError) -> JSONValue {
-    guard case .line(let line) = lines.next() else { throw Self.connectionLost(command) }
-    guard let value = JSONValue(parsing: line) else {
-      throw .failed("the daemon's answer is not understood; is it another version of spillway?")
+    do throws(QMPError) {
+      return try connection.execute(command, arguments: arguments.isEmpty ? nil : .object(arguments))
+    } catch {
+      throw ServiceError(error)
     }
-    return value
   }
+}
 
-  private static func connectionLost(_ command: String) -> ServiceError {
-    .failed("the daemon closed the connection during \(command); look at its log, then try again")
+extension ServiceError {
+  /// What a line is told that is no answer of ours.
+  static let notUnderstood = ServiceError.failed(
+    "the daemon's answer is not understood; is it another version of spillway?")
+
+  /// What a tool says of a conversation with the daemon that failed.
+  fileprivate init(_ error: QMPError) {
+    switch error {
+    case .cannotConnect(let path, let code):
+      self = .failed("cannot reach \(path) (\(SystemError.text(code)))")
+    case .closed(let awaited):
+      self = .failed(
+        "the daemon closed the connection (awaited: \(awaited)); look at its log, then try again")
+    case .timedOut(let awaited):
+      self = .failed("the daemon sent no \(awaited) in time; look at its log, then try again")
+    case .refused(_, let word, let description):
+      self.init(ExitStatus(word: word), description)
+    case .malformed:
+      self = .notUnderstood
+    case .socketFailed, .jobFailed:
+      self = .failed(error.description)
+    }
   }
 }

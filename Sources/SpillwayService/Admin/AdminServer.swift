@@ -1,4 +1,5 @@
 package import Logging
+package import QEMUMonitor
 internal import Threads
 
 /// The daemon's admin socket: one thread accepts, one thread serves each client, at most `clientCountMax`.
@@ -133,7 +134,7 @@ package final class AdminServer: @unchecked Sendable {
       return AdminReply.failure(.usage(refusal.message), id: refusal.id)
     case .success(let request):
       if request.command == "qmp_capabilities" {
-        return AdminReply.success(.object([:]), id: request.id)
+        return AdminReply.success([:], id: request.id)
       }
       log.debug("admin: \(request.command)")
       do throws(ServiceError) {

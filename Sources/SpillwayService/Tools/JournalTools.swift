@@ -1,6 +1,7 @@
 internal import Bytes
 internal import ExtentJournal
 internal import Logging
+internal import QEMUMonitor
 
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
@@ -29,12 +30,12 @@ package struct JournalTools: Sendable {
 
   /// `spillway ctl`: has the daemon carry out `command`.
   package func control(
-    _ command: String, _ arguments: [String: JSONValue] = [:]
+    _ command: String, _ arguments: [String: String] = [:]
   ) throws(ServiceError) {
     guard let daemon = try connect() else {
       throw .failed("no daemon serves \(directory.path); start one with spillway serve -j \(directory.path)")
     }
-    _ = try daemon.execute(command, arguments)
+    _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
   /// `spillway replay`: writes the disk `name` to the raw file `output`, sparse.
