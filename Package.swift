@@ -60,7 +60,7 @@ let package = Package(
     .target(
       name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],
       swiftSettings: strict),
-    .target(name: "QEMUMonitor", swiftSettings: strict),
+    .target(name: "QEMUMonitor", dependencies: ["Bytes"], swiftSettings: strict),
 
     // Where they meet, and the command line on top.
     .target(
@@ -102,7 +102,8 @@ let package = Package(
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "spillway", "SpillwayService", "ExtentJournal", "Threads", "Peers", "TestKit",
+        "spillway", "SpillwayService", "ExtentJournal", "NBDServer", "QEMUMonitor", "Threads", "Peers",
+        "TestKit",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: tested),

@@ -195,7 +195,8 @@ final class Connection: @unchecked Sendable {
     let client = "connection \(number)"
     switch end {
     case .done: server.log(.debug, "\(client): done")
-    case .socket(let error) where error.isPeerGone: server.log(.info, "\(client): \(error.text)")
+    // Readers such as guestfish leave without a word when they have seen enough: nothing is wrong.
+    case .socket(let error) where error.isPeerGone: server.log(.debug, "\(client): \(error.text)")
     case .socket(let error): server.log(.warning, "\(client): \(error.text)")
     case .hungUp(let reason): server.log(.warning, "\(client): hung up: \(reason)")
     case .dropped(let reason): server.log(.warning, "\(client): dropped: \(reason)")

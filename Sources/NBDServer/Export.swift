@@ -26,10 +26,11 @@ package protocol ExportSession: AnyObject, Sendable {
   /// `.served` lists the pieces of `range`, in order and without gaps; bytes of `.hole` pieces are zeroes and
   /// need not have been stored in `target`… but are, so that a simple reply can send `target` as it is.
   /// `.parked`: what is missing has not arrived; the waiter made by `waiter` will be woken exactly once, and
-  /// the read is then called again. `since` is when the request came in (nanoseconds of `MonotonicClock`):
-  /// time limits count from there.
+  /// the read is then called again, with `isRetry`, as often as it takes. `since` is when the request came
+  /// in (nanoseconds of `MonotonicClock`), at every call: time limits count from there.
   func read(
-    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+    waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome
 
   /// Room for the payload of a write to `range`. Blocks while the journal is full (back-pressure).

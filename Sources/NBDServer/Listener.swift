@@ -1,3 +1,4 @@
+internal import Bytes
 internal import CSupport
 internal import Glibc
 internal import Threads
@@ -14,7 +15,7 @@ final class Listener: @unchecked Sendable {
     self.sockets = sockets
     self.log = log
     stopEvent = spw_event()
-    if stopEvent < 0 { throw ServerError("\(self.sockets.address): eventfd: \(errorText(errno))") }
+    if stopEvent < 0 { throw ServerError("\(self.sockets.address): eventfd: \(SystemError.text(errno))") }
   }
 
   deinit { close(stopEvent) }
@@ -56,7 +57,7 @@ final class Listener: @unchecked Sendable {
     default:
       // Most likely no descriptor is left (EMFILE). The client stays in the queue; waiting gives the
       // others time to end, and keeps this thread from spinning.
-      log(.error, "\(address): accept: \(errorText(errno))")
+      log(.error, "\(address): accept: \(SystemError.text(errno))")
       var entry = pollfd(fd: stopEvent, events: Int16(POLLIN), revents: 0)
       _ = unsafe poll(&entry, 1, 100)
     }

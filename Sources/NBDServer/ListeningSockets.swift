@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Glibc
 
 /// The bound sockets of one address. Closes them, and removes its socket file, when it goes.
@@ -48,7 +49,7 @@ struct ListeningSockets: ~Copyable {
         try removeStale(path)
         code = try bind(descriptor, path: path)
       }
-      if code != 0 { throw ServerError("\(name): \(errorText(code))") }
+      if code != 0 { throw ServerError("\(name): \(SystemError.text(code))") }
       try startListening(descriptor, name)
       return descriptor
     } catch {
@@ -73,7 +74,7 @@ struct ListeningSockets: ~Copyable {
     case ECONNREFUSED: _ = unsafe unlink(path)
     case ENOENT: return
     case 0: throw ServerError("unix:\(path): another server is listening there")
-    default: throw ServerError("unix:\(path): in use: \(errorText(code))")
+    default: throw ServerError("unix:\(path): in use: \(SystemError.text(code))")
     }
   }
 
@@ -159,7 +160,7 @@ struct ListeningSockets: ~Copyable {
         port = unsafe UInt16(bigEndian: bytes.load(fromByteOffset: 2, as: UInt16.self))
         return 0
       }
-      if code != 0 { throw ServerError("\(name): \(errorText(code))") }
+      if code != 0 { throw ServerError("\(name): \(SystemError.text(code))") }
       try startListening(descriptor, name)
       return descriptor
     } catch {
@@ -182,12 +183,14 @@ struct ListeningSockets: ~Copyable {
   private static func open(_ family: Int32, _ name: String) throws(ServerError) -> Int32 {
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
     let descriptor = socket(family, type, 0)
-    if descriptor < 0 { throw ServerError("\(name): socket: \(errorText(errno))") }
+    if descriptor < 0 { throw ServerError("\(name): socket: \(SystemError.text(errno))") }
     return descriptor
   }
 
   private static func startListening(_ descriptor: Int32, _ name: String) throws(ServerError) {
-    if Glibc.listen(descriptor, backlog) != 0 { throw ServerError("\(name): listen: \(errorText(errno))") }
+    if Glibc.listen(descriptor, backlog) != 0 {
+      throw ServerError("\(name): listen: \(SystemError.text(errno))")
+    }
   }
 
   private static func setOption(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) {

@@ -56,7 +56,7 @@ struct RequestService: Sendable {
   /// Serves a read that has just come in: answers it, or leaves it parked.
   private func read(_ read: ParkedRead) throws(ConnectionEnd) {
     var isCounted = false
-    let isParked = try attempt(read) {
+    let isParked = try attempt(read, isRetry: false) {
       if !isCounted { connection.parked.count() }
       isCounted = true
       return connection.parked.waiter(for: read)
@@ -81,7 +81,7 @@ struct RequestService: Sendable {
   private func answer(_ read: ParkedRead, _ reason: ReadWake) throws(ConnectionEnd) {
     switch reason {
     case .retry:
-      _ = try attempt(read) {
+      _ = try attempt(read, isRetry: true) {
         connection.parked.waiter(for: read)
       } settled: {
         connection.parked.forget(read)
@@ -92,9 +92,10 @@ struct RequestService: Sendable {
     }
   }
 
-  /// Reads, and replies unless the read is parked: then true. `settled` runs when there is an answer.
+  /// Reads (`isRetry`: after a wait), and replies unless the read is parked: then true. `settled` runs when
+  /// there is an answer.
   private func attempt(
-    _ read: ParkedRead, waiter: () -> ReadWaiter, settled: () -> Void
+    _ read: ParkedRead, isRetry: Bool, waiter: () -> ReadWaiter, settled: () -> Void
   ) throws(ConnectionEnd) -> Bool {
     let pool = connection.server.pool
     let buffer = pool.take(Int(read.range.count))
@@ -104,7 +105,8 @@ struct RequestService: Sendable {
       // SAFETY: this thread alone uses the buffer until it is given back, after the reply.
       let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[..<Int(read.range.count)])
       var target = unsafe MutableRawSpan(_unsafeBytes: memory)
-      outcome = try session.read(read.range, into: &target, since: read.since, waiter: waiter)
+      outcome = try session.read(
+        read.range, into: &target, since: read.since, isRetry: isRetry, waiter: waiter)
     } catch {
       settled()
       try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import CSupport
 internal import Glibc
 
@@ -14,14 +15,8 @@ struct SocketError: Error {
   var isPeerGone: Bool { code == 0 || code == ECONNRESET || code == EPIPE }
 
   var text: String {
-    code == 0 ? "the peer closed the connection" : "\(operation): \(errorText(code))"
+    code == 0 ? "the peer closed the connection" : "\(operation): \(SystemError.text(code))"
   }
-}
-
-/// The sentence of an errno.
-func errorText(_ code: Int32) -> String {
-  // SAFETY: strerror returns a string that stays valid while it is copied here.
-  unsafe String(cString: strerror(code))
 }
 
 /// A connected stream socket, closed with its last reference: whoever polls or sends keeps it open.

@@ -1,8 +1,11 @@
-/// Any JSON value: what monitor commands take and give where no type of ours says more.
+/// Any JSON value: what monitor commands take and give where no type of ours says more. Whole numbers of 64 bits,
+/// signed or not, come through without loss.
 package enum JSONValue: Sendable, Equatable {
   case null
   case bool(Bool)
   case integer(Int64)
+  /// A whole number that `integer` has no room for; no other is ever held so.
+  case unsigned(UInt64)
   case number(Double)
   case string(String)
   case array([JSONValue])
@@ -18,7 +21,7 @@ package enum JSONValue: Sendable, Equatable {
     if case .string(let text) = self { text } else { nil }
   }
 
-  /// The value, if this is a whole number.
+  /// The value, if this is a whole number that an Int64 holds.
   package var integer: Int64? {
     if case .integer(let value) = self { value } else { nil }
   }
@@ -47,6 +50,8 @@ extension JSONValue: Codable {
       self = .bool(value)
     } else if let value = attempt(Int64.self) {
       self = .integer(value)
+    } else if let value = attempt(UInt64.self) {
+      self = .unsigned(value)
     } else if let value = attempt(Double.self) {
       self = .number(value)
     } else if let value = attempt(String.self) {
@@ -64,6 +69,7 @@ extension JSONValue: Codable {
     case .null: try container.encodeNil()
     case .bool(let value): try container.encode(value)
     case .integer(let value): try container.encode(value)
+    case .unsigned(let value): try container.encode(value)
     case .number(let value): try container.encode(value)
     case .string(let value): try container.encode(value)
     case .array(let value): try container.encode(value)

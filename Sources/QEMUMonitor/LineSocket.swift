@@ -2,7 +2,7 @@ internal import Glibc
 
 // The only file here that touches memory by hand. Everything above it sees whole lines.
 
-/// A connected unix stream socket that is read line by line and never blocks past a deadline.
+/// A connected unix stream socket that is read line by line and never blocks past a deadline, if there is one.
 struct LineSocket: ~Copyable {
   typealias Instant = ContinuousClock.Instant
 
@@ -21,7 +21,7 @@ struct LineSocket: ~Copyable {
   deinit { close(descriptor) }
 
   /// The next line without its end, skipping empty ones. `awaited` names it in errors.
-  mutating func readLine(until deadline: Instant, awaited: String) throws(QMPError) -> [UInt8] {
+  mutating func readLine(until deadline: Instant?, awaited: String) throws(QMPError) -> [UInt8] {
     while true {
       if let line = takeLine() {
         if line.isEmpty { continue }
@@ -45,7 +45,7 @@ struct LineSocket: ~Copyable {
   }
 
   /// Sends all of `bytes`.
-  func write(_ bytes: [UInt8], until deadline: Instant, awaited: String) throws(QMPError) {
+  func write(_ bytes: [UInt8], until deadline: Instant?, awaited: String) throws(QMPError) {
     var done = 0
     while done < bytes.count {
       // SAFETY: send reads at most what is left of the array it is lent.
@@ -79,14 +79,19 @@ struct LineSocket: ~Copyable {
     return line
   }
 
-  private func wait(for events: Int16, until deadline: Instant, awaited: String) throws(QMPError) {
+  private func wait(for events: Int16, until deadline: Instant?, awaited: String) throws(QMPError) {
     while true {
-      let left = ContinuousClock.now.duration(to: deadline)
-      guard left > .zero else { throw .timedOut(awaited: awaited) }
-      // Rounded up, so that the last millisecond is not spun through.
-      let milliseconds = left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000
+      var patience: Int32 = -1
+      if let deadline {
+        let left = ContinuousClock.now.duration(to: deadline)
+        guard left > .zero else { throw .timedOut(awaited: awaited) }
+        // Rounded up, so that the last millisecond is not spun through.
+        let milliseconds =
+          left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000
+        patience = Int32(min(milliseconds + 1, 3_600_000))
+      }
       var request = pollfd(fd: descriptor, events: events, revents: 0)
-      let ready = unsafe poll(&request, 1, Int32(min(milliseconds + 1, 3_600_000)))
+      let ready = unsafe poll(&request, 1, patience)
       if ready > 0 { return }
       if ready < 0 && errno != EINTR { throw .socketFailed(operation: "poll", errno: errno) }
     }
@@ -122,10 +127,4 @@ private func connectedSocket(_ path: String) throws(QMPError) -> Int32 {
     throw .cannotConnect(path: path, errno: why)
   }
   return descriptor
-}
-
-/// The system's words for an error number.
-func systemMessage(_ code: Int32) -> String {
-  // SAFETY: strerror never returns nil, and the text is copied before another call can change it.
-  unsafe String(cString: strerror(code))
 }

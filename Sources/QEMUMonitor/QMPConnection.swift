@@ -10,8 +10,8 @@ internal import FoundationEssentials
 package final class QMPConnection {
   /// What the other side said of itself: the content of `{"QMP": ...}`.
   package let greeting: JSONValue
-  /// How long a command, or its answer, may take.
-  package var timeout: Duration
+  /// How long a command, or its answer, may take; nil is for ever.
+  package var timeout: Duration?
 
   /// Events that nobody has waited for are kept up to this number; then the oldest are dropped.
   package static let keptEventsMax = 4096
@@ -21,13 +21,15 @@ package final class QMPConnection {
   private var keptEvents: [QMPEvent] = []
 
   /// Connects to the unix socket at `path` and gets capability negotiation over with.
-  package init(connectingTo path: String, timeout: Duration = .seconds(30)) throws(QMPError) {
+  package init(connectingTo path: String, timeout: Duration? = .seconds(30)) throws(QMPError) {
     self.timeout = timeout
     var socket = try LineSocket(connectingTo: path)
-    let line = try socket.readLine(until: .now + timeout, awaited: "greeting")
-    guard let greeting = try decode(JSONValue.self, from: line)["QMP"] else {
-      throw .malformed(line: text(line))
+    let line = try socket.readLine(until: timeout.map { .now + $0 }, awaited: "greeting")
+    let opening = try decode(Opening.self, from: line)
+    if let error = opening.error {
+      throw .refused(command: "connecting", class: error.class, description: error.desc)
     }
+    guard let greeting = opening.greeting else { throw .malformed(line: text(line)) }
     self.greeting = greeting
     self.socket = socket
     try execute("qmp_capabilities")
@@ -44,7 +46,7 @@ package final class QMPConnection {
     _ command: String, arguments: JSONValue? = nil, as type: Reply.Type
   ) throws(QMPError) -> Reply {
     lastID += 1
-    let deadline = ContinuousClock.now + timeout
+    let deadline = timeout.map { ContinuousClock.now + $0 }
     let request = Request(execute: command, arguments: arguments, id: lastID)
     try socket.write(encode(request), until: deadline, awaited: "room for \(command)")
     while true {
@@ -96,12 +98,24 @@ private struct Request: Encodable {
   var id: Int64
 }
 
+/// The first line of a conversation: who the other side is, or why it wants none.
+private struct Opening: Decodable {
+  var greeting: JSONValue?
+  var error: Failure?
+
+  private enum CodingKeys: String, CodingKey {
+    case greeting = "QMP"
+    case error
+  }
+}
+
+private struct Failure: Decodable {
+  var `class`: String
+  var desc: String
+}
+
 /// As much of an incoming line as tells what it is.
 private struct Message: Decodable {
-  struct Failure: Decodable {
-    var `class`: String
-    var desc: String
-  }
   var id: Int64?
   var event: String?
   var error: Failure?

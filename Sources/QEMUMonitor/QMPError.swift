@@ -1,3 +1,5 @@
+internal import Bytes
+
 /// Why a conversation over a monitor socket failed.
 package enum QMPError: Error, Sendable, Equatable {
   /// The socket could not be reached.
@@ -20,9 +22,9 @@ extension QMPError: CustomStringConvertible {
   package var description: String {
     switch self {
     case .cannotConnect(let path, let errno):
-      return "cannot connect to the monitor at \(path): \(systemMessage(errno))"
+      return "cannot connect to the monitor at \(path): \(SystemError.text(errno))"
     case .socketFailed(let operation, let errno):
-      return "monitor: \(operation) failed: \(systemMessage(errno))"
+      return "monitor: \(operation) failed: \(SystemError.text(errno))"
     case .closed(let awaited):
       return "the monitor closed the connection while \(awaited) was awaited"
     case .timedOut(let awaited):

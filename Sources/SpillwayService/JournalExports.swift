@@ -122,7 +122,8 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
   }
 
   func read(
-    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+    waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome {
     do throws(JournalError) {
       return .served(try disk.readIngest(range, into: &target).map { ReadPiece($0) })
@@ -197,11 +198,12 @@ private final class ViewSession: ExportSession {
   }
 
   func read(
-    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+    waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome {
     let timeout = ExportError(.inputOutput, disk.timeoutMessage)
     do throws(JournalError) {
-      let read = try disk.readView(range, into: &target, since: since, isRetry: false, owner: owner) {
+      let read = try disk.readView(range, into: &target, since: since, isRetry: isRetry, owner: owner) {
         let waiter = waiter()
         return { reason in
           switch reason {

@@ -60,15 +60,12 @@ struct Spillway: ParsableCommand {
 struct JournalOption: ParsableArguments {
   @Option(
     name: .customShort("j"),
-    help: ArgumentHelp(
-      "The journal directory.", valueName: "DIR"))
+    help: ArgumentHelp("The journal directory.", valueName: "DIR"))
   var journal: String
 
-  /// The directory, checked.
-  func directory() throws(ServiceError) -> JournalDirectory {
-    try JournalDirectory(parsing: journal, currentDirectory: AbsolutePath.currentDirectory())
-  }
-
   /// Tools for the journal.
-  func tools() throws(ServiceError) -> JournalTools { JournalTools(try directory()) }
+  func tools() throws(ServiceError) -> JournalTools {
+    JournalTools(
+      try JournalLocation(parsing: journal, currentDirectory: AbsolutePath.currentDirectory()))
+  }
 }

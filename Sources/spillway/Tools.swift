@@ -68,7 +68,7 @@ struct Control: ParsableCommand {
   func run() throws {
     switch (action, name) {
     case ("complete", let name?):
-      try journal.tools().control("complete", ["disk": .string(name)])
+      try journal.tools().control("complete", ["disk": name])
     case ("complete", nil):
       throw ServiceError.usage("ctl complete needs the name of a disk")
     case ("flush", nil), ("shutdown", nil):

@@ -156,15 +156,10 @@ struct ConnectionTests {
     rmdir(directory)
   }
 
-  @Test("addresses are read as they are written")
+  @Test("addresses print as users write them")
   func addresses() {
-    #expect(ListenAddress("unix:/run/x.sock") == .unix(path: "/run/x.sock"))
-    #expect(ListenAddress("tcp:localhost:10809") == .tcp(host: "localhost", port: 10809))
-    #expect(ListenAddress("tcp:[::1]:1") == .tcp(host: "::1", port: 1))
-    #expect(ListenAddress("tcp::10809") == .tcp(host: "", port: 10809))
-    for text in ["unix:", "tcp:x", "tcp:x:70000", "tcp:::1:5", "vsock:1:2", "", "tcp:x:"] {
-      #expect(ListenAddress(text) == nil, "\(text)")
-    }
-    for text in ["unix:/a", "tcp:[::1]:5", "tcp:h:1"] { #expect(ListenAddress(text)?.description == text) }
+    #expect(ListenAddress.unix(path: "/a").description == "unix:/a")
+    #expect(ListenAddress.tcp(host: "h", port: 1).description == "tcp:h:1")
+    #expect(ListenAddress.tcp(host: "::1", port: 5).description == "tcp:[::1]:5")
   }
 }

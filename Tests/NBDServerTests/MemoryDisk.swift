@@ -112,11 +112,13 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
     init(disk: MemoryDisk) { self.disk = disk }
 
     func read(
-      _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, waiter: () -> ReadWaiter
+      _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+      waiter: () -> ReadWaiter
     ) throws(ExportError) -> ReadOutcome {
       precondition(target.byteCount == Int(range.count))
       disk.lock.lock()
       defer { disk.lock.unlock() }
+      if isRetry { disk.happened.append("retry \(range.start)") }
       let sectors = range.coveringSectors
       if (sectors.start..<sectors.end).contains(where: disk.missing.contains) {
         disk.waiters.append(waiter())

@@ -37,11 +37,14 @@ struct ParkedReadTests {
     let client = try bench.readyClient()
     client.read(cookie: 1, 0, 4096)
     #expect(disk.wait(for: "park"))
+    #expect(!disk.log.contains("retry 0"))
     disk.arrive(0..<4)
     #expect(disk.wait(for: "park", count: 2))
+    #expect(disk.log.filter { $0 == "retry 0" || $0 == "park 0" } == ["park 0", "retry 0", "park 0"])
     #expect(bench.server.counts.readsParked == 1)
     disk.arrive(4..<8)
     #expect(try client.simple(data: 4096).cookie == 1)
+    #expect(disk.log.count { $0 == "retry 0" } == 2, "every call but the first says that it is one")
   }
 
   @Test("a parked read that fails gets its error, with the message")

@@ -90,6 +90,16 @@ struct QMPConnectionTests {
     }
   }
 
+  @Test("tells why it was not let in")
+  func turnedAway() throws {
+    let monitor = try ScriptedMonitor([
+      .say(#"{"error": {"class": "failed", "desc": "all seats are taken"}}"#)
+    ])
+    let refusal = QMPError.refused(
+      command: "connecting", class: "failed", description: "all seats are taken")
+    #expect(throws: refusal) { _ = try QMPConnection(connectingTo: monitor.path) }
+  }
+
   @Test("tells a missing socket from a silent one")
   func missing() throws {
     let error = #expect(throws: QMPError.self) {

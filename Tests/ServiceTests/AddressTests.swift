@@ -1,17 +1,18 @@
+import NBDServer
 import SpillwayService
 import Testing
 
 /// Goal: an address means the same on the command line, in the ready line and to the kernel.
 /// Method: tables of texts, good and bad, seen from a fixed directory.
 @Suite struct AddressTests {
-  private func parse(_ text: String) throws(ServiceError) -> SocketAddress {
-    try SocketAddress(parsing: text, option: "--listen", directory: "/here")
+  private func parse(_ text: String) throws(ServiceError) -> ListenAddress {
+    try ListenAddress(parsing: text, option: "--listen", directory: "/here")
   }
 
   @Test(
     "an address is a path or a host and a port",
     arguments: [
-      ("unix:/run/a.sock", SocketAddress.unix(path: "/run/a.sock")),
+      ("unix:/run/a.sock", ListenAddress.unix(path: "/run/a.sock")),
       ("unix:a.sock", .unix(path: "/here/a.sock")),
       ("unix:./b//c.sock", .unix(path: "/here/b/c.sock")),
       ("unix:/a:b", .unix(path: "/a:b")),
@@ -20,7 +21,7 @@ import Testing
       ("tcp:[::1]:1", .tcp(host: "::1", port: 1)),
       ("tcp:h:0", .tcp(host: "h", port: 0)),
     ])
-  func good(text: String, address: SocketAddress) throws {
+  func good(text: String, address: ListenAddress) throws {
     #expect(try parse(text) == address)
   }
 
@@ -53,16 +54,16 @@ import Testing
 
   @Test("an address prints as it is parsed", arguments: ["unix:/a b", "tcp:h:1", "tcp:[fe80::1]:2"])
   func roundTrip(text: String) throws {
-    #expect(try parse(text).text == text)
+    #expect(try parse(text).description == text)
   }
 
   @Test("URIs escape what a path may hold and a query may not, and leave the @ of a view alone")
   func uris() {
     #expect(
-      SocketAddress.unix(path: "/run/a b?c&d%.sock").uri(export: "sda@live")
+      ListenAddress.unix(path: "/run/a b?c&d%.sock").uri(export: "sda@live")
         == "nbd+unix:///sda@live?socket=/run/a%20b%3Fc%26d%25.sock")
-    #expect(SocketAddress.tcp(host: "h", port: 10809).uri(export: "sda") == "nbd://h:10809/sda")
-    #expect(SocketAddress.tcp(host: "::1", port: 2).uri(export: "sda") == "nbd://[::1]:2/sda")
+    #expect(ListenAddress.tcp(host: "h", port: 10809).uri(export: "sda") == "nbd://h:10809/sda")
+    #expect(ListenAddress.tcp(host: "::1", port: 2).uri(export: "sda") == "nbd://[::1]:2/sda")
   }
 
   @Test("the ready line names every disk at every address, the variables the first disk")
@@ -81,7 +82,7 @@ import Testing
 
   @Test("without a unix socket the variable is there and empty")
   func noUnixSocket() {
-    let tcp = SocketAddress.tcp(host: "h", port: 1)
+    let tcp = ListenAddress.tcp(host: "h", port: 1)
     #expect(Endpoints(listen: [tcp], view: [tcp], disks: ["a"]).variables["unixsocket"] == "")
   }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import QEMUMonitor
 import SpillwayService
 import TestKit
 import Testing
@@ -69,7 +70,7 @@ import Threads
     var client = try RawClient(fixture)
     let text = try #require(try client.next())
     let greeting = try #require(JSONValue(parsing: Array(text.utf8)))
-    #expect(greeting["QMP"]?["capabilities"] == .array([]))
+    #expect(greeting["QMP"]?["capabilities"] == [])
     #expect(greeting["QMP"]?["version"]?["package"] == .string("spillway \(Version.text)"))
   }
 
@@ -82,19 +83,19 @@ import Threads
       (#"{"execute":"echo","id":null}"#, #"{"id":null,"return":{}}"#),
       (
         #"{"execute":"nonsense","id":"i"}"#,
-        #"{"error":{"class":"GenericError","desc":"the command nonsense is unknown","kind":"usage"},"id":"i"}"#
+        #"{"error":{"class":"usage","desc":"the command nonsense is unknown"},"id":"i"}"#
       ),
       (
         #"{"execute":"fail","arguments":{"status":"damaged"}}"#,
-        #"{"error":{"class":"GenericError","desc":"as you wish","kind":"damaged"}}"#
+        #"{"error":{"class":"damaged","desc":"as you wish"}}"#
       ),
       (
         #"{"id":9}"#,
-        #"{"error":{"class":"GenericError","desc":"the object needs a member \"execute\", a string","kind":"usage"},"id":9}"#
+        #"{"error":{"class":"usage","desc":"the object needs a member \"execute\", a string"},"id":9}"#
       ),
       (
         #"{"execute":"echo","arguments":[],"id":1}"#,
-        #"{"error":{"class":"GenericError","desc":"\"arguments\" is an object","kind":"usage"},"id":1}"#
+        #"{"error":{"class":"usage","desc":"\"arguments\" is an object"},"id":1}"#
       ),
     ])
   func lines(line: String, reply: String) throws {
@@ -175,13 +176,35 @@ import Threads
   func client() throws {
     let fixture = try Fixture()
     let client = try AdminClient(address: fixture.address)
-    #expect(try client.execute("echo", ["disk": .string("sda")]) == .object(["disk": .string("sda")]))
+    #expect(try client.execute("echo", ["disk": "sda"]) == ["disk": "sda"])
     #expect(throws: ServiceError(.inUse, "as you wish")) {
-      try client.execute("fail", ["status": .string("in-use")])
+      try client.execute("fail", ["status": "in-use"])
     }
     #expect(throws: ServiceError(.usage, "the command fail needs the argument \"status\", a string")) {
       try client.execute("fail")
     }
+  }
+
+  @Test("a daemon that ends during a command is told from one that is not there")
+  func daemonGone() throws {
+    let directory = try TemporaryDirectory()
+    let path = directory.file("admin.sock")
+    let missing = #expect(throws: ServiceError.self) { try AdminClient(address: "unix:" + path) }
+    #expect(missing?.message == "cannot reach \(path) (No such file or directory)")
+    let listener = try StreamSocket.listen(path: path, backlog: 1)
+    let daemon = try #require(
+      WorkerThread(name: "daemon") {
+        guard let client = listener.accept() else { return }
+        var lines = LineReader(client)
+        _ = client.send(Array("{\"QMP\": {}}\n".utf8))
+        _ = lines.next()
+        _ = client.send(Array("{\"return\": {}, \"id\": 1}\n".utf8))
+        _ = lines.next()
+      })
+    let client = try AdminClient(address: "unix:" + path)
+    let gone = #expect(throws: ServiceError.self) { try client.execute("flush") }
+    #expect(gone?.message.contains("closed the connection (awaited: reply to flush)") == true)
+    daemon.join()
   }
 
   @Test("the socket is for its owner only and goes when the server stops accepting")

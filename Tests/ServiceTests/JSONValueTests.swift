@@ -1,3 +1,4 @@
+import QEMUMonitor
 import SpillwayService
 import Testing
 

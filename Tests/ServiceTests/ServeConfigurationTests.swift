@@ -1,5 +1,6 @@
 import ExtentJournal
 import Logging
+import NBDServer
 import SpillwayService
 import Testing
 

@@ -1,5 +1,6 @@
 import ExtentJournal
 import Logging
+import QEMUMonitor
 import SpillwayService
 import Testing
 

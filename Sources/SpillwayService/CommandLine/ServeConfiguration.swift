@@ -1,16 +1,17 @@
 internal import Bytes
 package import ExtentJournal
 package import Logging
+package import NBDServer
 
 /// What `serve` does, checked: every path is absolute and every number in its range.
 package struct ServeConfiguration: Sendable {
   /// The journal directory.
-  package var directory: JournalDirectory
+  package var directory: JournalLocation
   /// The disks of the command line, in order; their names differ.
   package var disks: [DiskSpecification]
   /// Where every export is served, and where only views are. Never empty, no address twice.
-  package var listen: [SocketAddress]
-  package var view: [SocketAddress]
+  package var listen: [ListenAddress]
+  package var view: [ListenAddress]
   /// The path of the admin socket.
   package var adminPath: String
   /// The shell command to run, if one was given.
@@ -31,7 +32,7 @@ package struct ServeConfiguration: Sendable {
 
   /// Checks `arguments`; relative paths are seen from `currentDirectory`.
   package init(_ arguments: ServeArguments, currentDirectory: String) throws(ServiceError) {
-    directory = try JournalDirectory(parsing: arguments.journal, currentDirectory: currentDirectory)
+    directory = try JournalLocation(parsing: arguments.journal, currentDirectory: currentDirectory)
     disks = try Self.parseDisks(arguments.disks)
     listen = try Self.parseAddresses(
       arguments.listen, option: "--listen", unless: directory.path(of: "ingest.sock"), currentDirectory)
@@ -41,18 +42,18 @@ package struct ServeConfiguration: Sendable {
       arguments.admin.map { [$0] } ?? [], option: "--admin", unless: directory.path(of: "admin.sock"),
       currentDirectory)
     guard let adminPath = admin[0].unixPath else {
-      throw .usage("--admin \(admin[0].text): the admin socket is unix:PATH")
+      throw .usage("--admin \(admin[0]): the admin socket is unix:PATH")
     }
     self.adminPath = adminPath
     if let twice = Self.firstDuplicate(listen + view + admin) {
-      throw .usage("the address \(twice.text) is given twice; each socket needs its own")
+      throw .usage("the address \(twice) is given twice; each socket needs its own")
     }
     command = arguments.run
     pidFile = arguments.pidFile.map { AbsolutePath.of($0, in: currentDirectory) }
     logLevel = try Self.parseLogLevel(arguments.logLevel)
     maximumConnections = try Self.parseMaximumConnections(arguments.maximumConnections)
     journal = try Self.parseJournalOptions(arguments, currentDirectory)
-    journal.adminAddress = admin[0].text
+    journal.adminAddress = admin[0].description
   }
 
   private static func parseDisks(_ texts: [String]) throws(ServiceError) -> [DiskSpecification] {
@@ -69,17 +70,17 @@ package struct ServeConfiguration: Sendable {
 
   private static func parseAddresses(
     _ texts: [String], option: String, unless path: String, _ currentDirectory: String
-  ) throws(ServiceError) -> [SocketAddress] {
-    guard !texts.isEmpty else { return [try SocketAddress.unix(path, option: option)] }
-    var addresses: [SocketAddress] = []
+  ) throws(ServiceError) -> [ListenAddress] {
+    guard !texts.isEmpty else { return [try ListenAddress.checkedUnix(path: path, option: option)] }
+    var addresses: [ListenAddress] = []
     for text in texts {
-      addresses.append(try SocketAddress(parsing: text, option: option, directory: currentDirectory))
+      addresses.append(try ListenAddress(parsing: text, option: option, directory: currentDirectory))
     }
     return addresses
   }
 
-  private static func firstDuplicate(_ addresses: [SocketAddress]) -> SocketAddress? {
-    var seen: Set<SocketAddress> = []
+  private static func firstDuplicate(_ addresses: [ListenAddress]) -> ListenAddress? {
+    var seen: Set<ListenAddress> = []
     return addresses.first { address in
       if case .tcp(_, 0) = address { return false }  // each gets a port of its own
       return !seen.insert(address).inserted

@@ -1,4 +1,5 @@
 package import Logging
+package import QEMUMonitor
 internal import Threads
 
 /// The daemon's admin socket: one thread accepts, one thread serves each client, at most `clientCountMax`.
@@ -44,14 +45,14 @@ package final class AdminServer: @unchecked Sendable {
   package func start() throws(ServiceError) {
     acceptor = WorkerThread(name: "admin") { [self] in acceptClients() }
     guard acceptor != nil else {
-      removePath(path)
+      StreamSocket.remove(path)
       throw .failed("no thread is left for the admin socket; raise the limit of processes")
     }
   }
 
   /// No new client from here on; the path is gone and those who are connected go on.
   package func stopAccepting() {
-    removePath(path)
+    StreamSocket.remove(path)
     listener.shutdown()
     acceptor?.join()
     acceptor = nil
@@ -133,7 +134,7 @@ package final class AdminServer: @unchecked Sendable {
       return AdminReply.failure(.usage(refusal.message), id: refusal.id)
     case .success(let request):
       if request.command == "qmp_capabilities" {
-        return AdminReply.success(.object([:]), id: request.id)
+        return AdminReply.success([:], id: request.id)
       }
       log.debug("admin: \(request.command)")
       do throws(ServiceError) {

@@ -5,9 +5,12 @@ internal import Threads
 
 /// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
 ///
-/// Start, in this order: signals blocked (before any thread) → journal → disks → NBD sockets → admin socket →
-/// pid file → the ready line → COMMAND. Stop: COMMAND → parked reads → NBD connections (dropped, never answered:
-/// qemu would fail the guest's write) → admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let go, for the next daemon may bind them then.
+/// Start, in this order: signals blocked (before any thread) → journal → disks → admin socket bound → NBD sockets
+/// → pid file → the ready line → COMMAND → admin commands.
+///
+/// Stop: COMMAND → parked reads → NBD connections (dropped, never answered: qemu would fail the guest's write) →
+/// admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let
+/// go, for the next daemon may bind them then.
 package final class Daemon {
   private let configuration: ServeConfiguration
   private let log: Logger

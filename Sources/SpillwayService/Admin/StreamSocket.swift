@@ -1,4 +1,6 @@
+internal import Bytes
 internal import Glibc
+internal import NBDServer
 
 /// A unix stream socket, closed with the last reference to it.
 ///
@@ -54,10 +56,13 @@ package final class StreamSocket: Sendable {
     if code == 0 {
       throw .failed("another process listens at \(path); stop it or choose another path")
     }
-    if errno == ECONNREFUSED {
-      // SAFETY: unlink reads the path during the call only.
-      unsafe unlink(path)
-    }
+    if errno == ECONNREFUSED { remove(path) }
+  }
+
+  /// Removes the socket's file at `path`; that it is gone already is fine.
+  static func remove(_ path: String) {
+    // SAFETY: unlink reads the path during the call only.
+    unsafe unlink(path)
   }
 
   /// Waits for a client. Nil after `shutdown`.
@@ -136,8 +141,8 @@ package final class StreamSocket: Sendable {
   private static func withAddress(
     _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
   ) throws(ServiceError) -> Int32 {
-    guard path.utf8.count <= SocketAddress.unixPathByteCountMax else {
-      throw .usage("the socket path \(path) is longer than \(SocketAddress.unixPathByteCountMax) bytes")
+    guard path.utf8.count <= ListenAddress.unixPathByteCountMax else {
+      throw .usage("the socket path \(path) is longer than \(ListenAddress.unixPathByteCountMax) bytes")
     }
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)

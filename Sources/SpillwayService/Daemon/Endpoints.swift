@@ -1,12 +1,14 @@
+package import NBDServer
+
 /// Where clients find the exports: the URIs of the ready line and the variables of `--run`.
 package struct Endpoints: Sendable {
-  private let listen: [SocketAddress]
-  private let view: [SocketAddress]
+  private let listen: [ListenAddress]
+  private let view: [ListenAddress]
   private let disks: [String]
 
   /// The endpoints of `disks` (the first is the one that `$uri` names) at the addresses that were bound. None
   /// of the lists is empty.
-  package init(listen: [SocketAddress], view: [SocketAddress], disks: [String]) {
+  package init(listen: [ListenAddress], view: [ListenAddress], disks: [String]) {
     precondition(!listen.isEmpty && !view.isEmpty && !disks.isEmpty, "there is nothing to announce")
     self.listen = listen
     self.view = view

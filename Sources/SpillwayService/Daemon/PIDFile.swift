@@ -1,3 +1,4 @@
+internal import Bytes
 internal import CSupport
 internal import Glibc
 
@@ -17,12 +18,12 @@ package struct PIDFile {
     let number = errno
     close(file)
     guard count == text.count else {
-      removePath(draft)
+      Self.unlink(draft)
       throw Self.cannotWrite(path, number)
     }
     guard unsafe rename(draft, path) == 0 else {
       let number = errno
-      removePath(draft)
+      Self.unlink(draft)
       throw Self.cannotWrite(path, number)
     }
   }
@@ -35,7 +36,12 @@ package struct PIDFile {
     var buffer = [UInt8](repeating: 0, count: 32)
     let count = unsafe buffer.withUnsafeMutableBytes { unsafe read(file, $0.baseAddress, $0.count) }
     close(file)
-    if count > 0 && buffer[..<count].elementsEqual("\(getpid())\n".utf8) { removePath(path) }
+    if count > 0 && buffer[..<count].elementsEqual("\(getpid())\n".utf8) { Self.unlink(path) }
+  }
+
+  private static func unlink(_ path: String) {
+    // SAFETY: unlink reads the path during the call only.
+    unsafe Glibc.unlink(path)
   }
 
   private static func cannotWrite(_ path: String, _ number: Int32) -> ServiceError {

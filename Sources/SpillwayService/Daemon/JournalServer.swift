@@ -12,7 +12,7 @@ struct JournalServer {
   init(_ journal: Journal, maximumConnections: Int, log: Logger) {
     var options = ServerOptions()
     options.connectionsMax = maximumConnections
-    server = Server(options: options) { level, message in log.log(level: Logger.Level(level), "\(message)") }
+    server = Server(options: options, log: log.forServer)
     let streams = Streams(log: log.forJournal)
     everything = JournalExports(journal: journal, showsIngest: true, streams: streams)
     views = JournalExports(journal: journal, showsIngest: false, streams: streams)
@@ -20,18 +20,9 @@ struct JournalServer {
 
   /// Serves the exports (`viewsOnly`: the views) at `address`, replacing the socket that a dead process left
   /// there. Returns the address with the port that was chosen if it was 0.
-  func listen(on address: SocketAddress, viewsOnly: Bool) throws(ServiceError) -> SocketAddress {
-    let wanted: ListenAddress =
-      switch address {
-      case .unix(let path): .unix(path: path)
-      case .tcp(let host, let port): .tcp(host: host, port: port)
-      }
+  func listen(on address: ListenAddress, viewsOnly: Bool) throws(ServiceError) -> ListenAddress {
     do throws(ServerError) {
-      let bound = try server.listen(on: wanted, directory: viewsOnly ? views : everything)
-      switch bound {
-      case .unix(let path): return .unix(path: path)
-      case .tcp(let host, let port): return .tcp(host: host, port: port)
-      }
+      return try server.listen(on: address, directory: viewsOnly ? views : everything)
     } catch {
       throw .failed("cannot listen at \(error.description); choose another address")
     }
@@ -40,17 +31,4 @@ struct JournalServer {
   /// Accepts nobody any more, removes its sockets' paths, drops every connection and returns when their
   /// threads are gone.
   func stop() { server.stop() }
-}
-
-extension Logger.Level {
-  /// The server's level in the logger's terms.
-  init(_ level: ServerLogLevel) {
-    self =
-      switch level {
-      case .debug: .debug
-      case .info: .info
-      case .warning: .warning
-      case .error: .error
-      }
-  }
 }

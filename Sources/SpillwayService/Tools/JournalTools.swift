@@ -1,14 +1,15 @@
 internal import Bytes
 internal import ExtentJournal
 internal import Logging
+internal import QEMUMonitor
 
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
-  private let directory: JournalDirectory
+  private let directory: JournalLocation
   private let log: Logger
 
   /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
-  package init(_ directory: JournalDirectory) {
+  package init(_ directory: JournalLocation) {
     self.directory = directory
     log = StandardErrorLog.logger(level: .warning)
   }
@@ -29,12 +30,12 @@ package struct JournalTools: Sendable {
 
   /// `spillway ctl`: has the daemon carry out `command`.
   package func control(
-    _ command: String, _ arguments: [String: JSONValue] = [:]
+    _ command: String, _ arguments: [String: String] = [:]
   ) throws(ServiceError) {
     guard let daemon = try connect() else {
       throw .failed("no daemon serves \(directory.path); start one with spillway serve -j \(directory.path)")
     }
-    _ = try daemon.execute(command, arguments)
+    _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
   /// `spillway replay`: writes the disk `name` to the raw file `output`, sparse.

@@ -1,7 +1,8 @@
+internal import Bytes
 internal import Glibc
 
-/// The journal directory as the command line names it (`-j DIR`).
-package struct JournalDirectory: Hashable, Sendable {
+/// Where a journal lies: what `-j DIR` names, there or not.
+package struct JournalLocation: Hashable, Sendable {
   /// The absolute path.
   package let path: String
 
@@ -38,5 +39,26 @@ package struct JournalDirectory: Hashable, Sendable {
     guard exists else {
       throw .usage("there is no journal in \(path); check the path after -j")
     }
+  }
+}
+
+/// Paths as other processes can use them: URIs and the recorded admin address are read elsewhere.
+package enum AbsolutePath {
+  /// `path` seen from `directory`, without `.`, doubled and trailing slashes. `..` stays: a link may stand
+  /// before it.
+  package static func of(_ path: String, in directory: String) -> String {
+    let joined = path.hasPrefix("/") ? path : directory + "/" + path
+    let parts = joined.split(separator: "/").filter { $0 != "." }
+    return "/" + parts.joined(separator: "/")
+  }
+
+  /// Where this process stands.
+  package static func currentDirectory() throws(ServiceError) -> String {
+    // SAFETY: with a null buffer getcwd allocates a NUL-terminated string, which is copied and freed here.
+    guard let path = unsafe getcwd(nil, 0) else {
+      throw .failed("the current directory cannot be read (\(SystemError.text(errno))); go to another one")
+    }
+    defer { unsafe free(path) }
+    return unsafe String(cString: path)
   }
 }

@@ -1,4 +1,5 @@
 internal import ExtentJournal
+internal import QEMUMonitor
 internal import Threads
 
 /// What the admin socket can ask of the daemon.
@@ -36,7 +37,7 @@ final class JournalCommands: @unchecked Sendable {
     if request.command == "shutdown" {
       stop.post(.asked)
       try stop.waitUntilSettled()
-      return .object([:])
+      return [:]
     }
     guard enter() else { throw .failed("the daemon is stopping") }
     defer { leave() }
@@ -70,7 +71,7 @@ final class JournalCommands: @unchecked Sendable {
     default:
       preconditionFailure("a command is listed as known and not carried out")
     }
-    return .object([:])
+    return [:]
   }
 
   private func enter() -> Bool {

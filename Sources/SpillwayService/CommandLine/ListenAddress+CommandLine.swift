@@ -1,10 +1,9 @@
-/// Where a server listens, as the command line writes it: `unix:PATH` or `tcp:HOST:PORT`.
-package enum SocketAddress: Hashable, Sendable {
-  /// A unix-domain socket at an absolute path.
-  case unix(path: String)
-  /// A TCP port of the addresses that the host's name resolves to; 0 lets the system choose one.
-  case tcp(host: String, port: UInt16)
+package import NBDServer
 
+// An address on its way in, from an option's value, and on its way out, as the URI of an export. Beyond what the
+// server knows of it, its path is absolute and fits the kernel's structure, and its host is not empty.
+
+extension ListenAddress {
   /// The longest path that the kernel takes for a unix socket, in bytes.
   package static let unixPathByteCountMax = 107
 
@@ -13,7 +12,7 @@ package enum SocketAddress: Hashable, Sendable {
     if text.hasPrefix("unix:") {
       let path = String(text.dropFirst("unix:".count))
       guard !path.isEmpty else { throw Self.malformed(text, option) }
-      self = try Self.unix(AbsolutePath.of(path, in: directory), option: option)
+      self = try Self.checkedUnix(path: AbsolutePath.of(path, in: directory), option: option)
     } else if text.hasPrefix("tcp:") {
       self = try Self.tcp(text.dropFirst("tcp:".count), text: text, option: option)
     } else {
@@ -22,7 +21,7 @@ package enum SocketAddress: Hashable, Sendable {
   }
 
   /// The unix socket at an absolute `path`, if the kernel can take it; `option` is what the user can change.
-  package static func unix(_ path: String, option: String) throws(ServiceError) -> SocketAddress {
+  package static func checkedUnix(path: String, option: String) throws(ServiceError) -> ListenAddress {
     guard !path.utf8.contains(0) else { throw .usage("\(option): a path holds no NUL byte") }
     guard path.utf8.count <= unixPathByteCountMax else {
       throw .usage(
@@ -34,7 +33,7 @@ package enum SocketAddress: Hashable, Sendable {
 
   private static func tcp(
     _ rest: Substring, text: String, option: String
-  ) throws(ServiceError) -> SocketAddress {
+  ) throws(ServiceError) -> ListenAddress {
     let host: Substring
     let portText: Substring
     if rest.first == "[" {
@@ -62,14 +61,6 @@ package enum SocketAddress: Hashable, Sendable {
     .usage("\(option) \(text): an address is unix:PATH or tcp:HOST:PORT (port 0 to 65535)")
   }
 
-  /// The address as the command line writes it.
-  package var text: String {
-    switch self {
-    case .unix(let path): "unix:\(path)"
-    case .tcp(let host, let port): "tcp:\(Self.bracketed(host)):\(port)"
-    }
-  }
-
   /// The path of a unix socket; nil for any other address.
   package var unixPath: String? {
     if case .unix(let path) = self { path } else { nil }
@@ -79,11 +70,9 @@ package enum SocketAddress: Hashable, Sendable {
   package func uri(export: String) -> String {
     switch self {
     case .unix(let path): "nbd+unix:///\(export)?socket=\(Self.percentEncoded(path))"
-    case .tcp(let host, let port): "nbd://\(Self.bracketed(host)):\(port)/\(export)"
+    case .tcp(let host, let port): "nbd://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(export)"
     }
   }
-
-  private static func bracketed(_ host: String) -> String { host.contains(":") ? "[\(host)]" : host }
 
   /// `path` with everything but unreserved characters and slashes percent-encoded.
   private static func percentEncoded(_ path: String) -> String {

@@ -1,6 +1,17 @@
 // What goes over the admin socket, without the socket: QMP's dialect, one JSON object a line.
 // docs/decisions/0001-admin-socket-speaks-qmp.md says why.
 
+package import QEMUMonitor
+
+/// The version of this program, as `--version` and the greeting of the admin socket tell it.
+package enum Version {
+  package static let major: Int64 = 0
+  package static let minor: Int64 = 1
+  package static let patch: Int64 = 0
+  /// All three, with dots.
+  package static let text = "\(major).\(minor).\(patch)"
+}
+
 /// A command that came over the admin socket.
 package struct AdminRequest: Sendable, Equatable {
   /// What to do: `status`, `complete`, …
@@ -41,14 +52,6 @@ package struct AdminRequest: Sendable, Equatable {
     default: return .failure(AdminRefusal("\"arguments\" is an object", id: id))
     }
   }
-
-  /// The request as a line's JSON.
-  package var json: JSONValue {
-    var members: [String: JSONValue] = ["execute": .string(command)]
-    if !arguments.isEmpty { members["arguments"] = .object(arguments) }
-    members["id"] = id
-    return .object(members)
-  }
 }
 
 /// A line that is no request.
@@ -66,16 +69,16 @@ package struct AdminRefusal: Error, Sendable, Equatable {
 package enum AdminReply {
   /// The first line of every connection.
   package static var greeting: JSONValue {
-    let version: JSONValue = .object([
-      "major": .unsigned(UInt64(Version.major)), "minor": .unsigned(UInt64(Version.minor)),
-      "micro": .unsigned(UInt64(Version.patch)),
-    ])
-    return .object([
-      "QMP": .object([
-        "version": .object(["spillway": version, "package": .string("spillway \(Version.text)")]),
-        "capabilities": .array([]),
-      ])
-    ])
+    [
+      "QMP": [
+        "version": [
+          "spillway": [
+            "major": .integer(Version.major), "minor": .integer(Version.minor),
+            "micro": .integer(Version.patch),
+          ], "package": .string("spillway \(Version.text)"),
+        ], "capabilities": [],
+      ]
+    ]
   }
 
   /// The work is done.
@@ -83,29 +86,14 @@ package enum AdminReply {
     object(["return": value], id: id)
   }
 
-  /// The work is not done. `kind` goes beyond QMP: the word of the exit status that a tool should end with.
+  /// The work is not done. The error's class is the word of the exit status that a tool should end with.
   package static func failure(_ error: ServiceError, id: JSONValue?) -> JSONValue {
-    let members: [String: JSONValue] = [
-      "class": .string("GenericError"), "desc": .string(error.message), "kind": .string(error.status.word),
-    ]
-    return object(["error": .object(members)], id: id)
+    object(["error": ["class": .string(error.status.word), "desc": .string(error.message)]], id: id)
   }
 
   private static func object(_ members: [String: JSONValue], id: JSONValue?) -> JSONValue {
     var members = members
     members["id"] = id
     return .object(members)
-  }
-
-  /// What a reply says: the returned value, or the error that the daemon reported.
-  package static func outcome(of reply: JSONValue) throws(ServiceError) -> JSONValue {
-    if let error = reply["error"] {
-      let status = error["kind"]?.string.map { ExitStatus(word: $0) } ?? .failed
-      throw ServiceError(status, error["desc"]?.string ?? "the daemon reported an error without words")
-    }
-    guard let value = reply["return"] else {
-      throw .failed("the daemon's answer is not understood; is it another version of spillway?")
-    }
-    return value
   }
 }
