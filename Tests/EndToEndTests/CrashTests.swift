@@ -77,7 +77,7 @@ extension EndToEnd {
     }
 
     // The client keeps eight requests in flight. What was not answered when the connection broke it sends again
-    // on the next one; what was answered it never sends again. `told` are the numbers at which the test kills.
+    // on the next one; what was answered it never sends again.
     @Test("ten times, anywhere, loses nothing that it has acknowledged")
     func tenTimes() throws {
       let seed = EndToEnd.seed()
@@ -95,7 +95,7 @@ extension EndToEnd {
         daemon = try start(disk, "--spool-size", "16M")
         print("kill \(kill) after round \(rounds)")
       }
-      // It ends by itself a while after the last kill, reads everything back, and leaves what it expects.
+      // Told to end it reads everything back, and leaves what it expects for the other witnesses.
       #expect(FileManager.default.createFile(atPath: expected + ".end", contents: nil))
       let done = try writer.finish(within: .seconds(240)).succeeded()
       #expect(done.errorLines.filter { $0.hasPrefix("again") }.count >= 10, "each kill was noticed")
