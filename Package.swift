@@ -77,6 +77,9 @@ let package = Package(
       ],
       swiftSettings: strict),
 
+    // The sources themselves, read as text.
+    .testTarget(name: "TidyTests", swiftSettings: tested),
+
     // What tests stand on: seeds, models, places to write.
     .target(name: "TestKit", dependencies: ["Bytes"], path: "Tests/TestKit", swiftSettings: tested),
     .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),

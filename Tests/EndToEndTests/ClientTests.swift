@@ -35,12 +35,12 @@ extension EndToEnd {
       #expect(try map(daemon.viewURI("vda@live")) == [Extent(0, all, Extent.data)])
       #expect(try !daemon.status().isComplete("vda"), "a mere probe completes nothing")
 
-      try python(
+      try LibNBD.run(
         """
         h.pwrite(b"x" * 65536, 1 << 20)
         h.zero(1 << 20, 4 << 20, nbd.CMD_FLAG_NO_HOLE)
         h.shutdown()
-        """, [daemon.ingestURI("vda")])
+        """, daemon.ingestURI("vda"))
       try daemon.waitForStatus("complete after NBD_CMD_DISC") { $0.isComplete("vda") }
       let expected = [
         Extent(0, 1 << 20, Extent.hole), Extent(1 << 20, 65536, Extent.data),
@@ -56,9 +56,9 @@ extension EndToEnd {
     @Test("libnbd reads wait for what has not arrived, and later ones overtake them")
     func parkedRead() throws {
       let daemon = try SpillwayDaemon(journal: journal, disks: ["vda=8M"], in: directory)
-      try python(
+      try LibNBD.run(
         """
-        view = nbd.NBD(); view.connect_uri(sys.argv[2])
+        view = nbd.NBD(); view.connect_uri(uris[1])
         assert view.is_read_only()
         early = bytes(range(256)) * 16
         h.pwrite(early, 0)
@@ -73,7 +73,7 @@ extension EndToEnd {
         h.pwrite(late[32768:], (1 << 20) + 32768)
         while not view.aio_command_completed(parked): view.poll(-1)
         assert buffer.to_bytearray() == late
-        """, [daemon.ingestURI("vda"), daemon.viewURI("vda@live")])
+        """, daemon.ingestURI("vda"), daemon.viewURI("vda@live"))
       #expect(try daemon.status().waitedReads >= 1)
       try daemon.shutDown()
     }
@@ -81,7 +81,7 @@ extension EndToEnd {
     @Test("libnbd may write any bytes of a device disk, and nothing through a view")
     func anyBytes() throws {
       let daemon = try SpillwayDaemon(journal: journal, disks: ["vda=8M"], in: directory)
-      try python(
+      try LibNBD.run(
         """
         model = bytearray(8 << 20)
         random.seed(7)
@@ -96,14 +96,54 @@ extension EndToEnd {
             else: h.flush()
         for at in range(0, 8 << 20, 1 << 20):
             assert h.pread(1 << 20, at) == model[at:at + (1 << 20)], at
-        view = nbd.NBD(); view.set_strict_mode(0); view.connect_uri(sys.argv[2])
+        view = nbd.NBD(); view.set_strict_mode(0); view.connect_uri(uris[1])
         for attempt in [lambda: view.pwrite(b"x" * 512, 0), lambda: view.zero(512, 0)]:
             try: attempt(); assert False, "a view was written to"
             except nbd.Error as error: assert error.errno == "EPERM", error
         h.shutdown()
         for at in range(0, 8 << 20, 1 << 20):
             assert view.pread(1 << 20, at) == model[at:at + (1 << 20)], at
-        """, [daemon.ingestURI("vda"), daemon.viewURI("vda@live")])
+        """, daemon.ingestURI("vda"), daemon.viewURI("vda@live"))
+      try daemon.shutDown()
+    }
+
+    @Test("what is trimmed on a device disk is a hole that reads as zeroes, before and after a restart")
+    func trim() throws {
+      var daemon = try SpillwayDaemon(journal: journal, disks: ["vda=8M"], in: directory)
+      let all = 8 << 20
+      try LibNBD.run(
+        """
+        h.pwrite(b"x" * (8 << 20), 0)
+        h.flush()
+        h.trim(1 << 20, 2 << 20)
+        h.trim(65536, 6 << 20, nbd.CMD_FLAG_FUA)
+        view = connect(uris[1])
+        for reader in [h, view]:
+            assert reader.pread(3 << 20, 1 << 20) == b"x" * (1 << 20) + bytes(1 << 20) + b"x" * (1 << 20)
+        # Written again it is data again.
+        h.pwrite(b"y" * 4096, (2 << 20) + 8192)
+        h.shutdown()
+        """, daemon.ingestURI("vda"), daemon.viewURI("vda@live"))
+      let island = (2 << 20) + 8192
+      let expected = [
+        Extent(0, 2 << 20, Extent.data), Extent(2 << 20, 8192, Extent.hole),
+        Extent(island, 4096, Extent.data), Extent(island + 4096, (1 << 20) - 12288, Extent.hole),
+        Extent(3 << 20, 3 << 20, Extent.data), Extent(6 << 20, 65536, Extent.hole),
+        Extent((6 << 20) + 65536, all - (6 << 20) - 65536, Extent.data),
+      ]
+      for isRestarted in [false, true] {
+        if isRestarted {
+          try daemon.shutDown()
+          daemon = try SpillwayDaemon(journal: journal, disks: [], in: directory)
+        }
+        #expect(try map(daemon.ingestURI("vda")) == expected)
+        #expect(try map(daemon.viewURI("vda@live")) == expected)
+        try LibNBD.run(
+          "assert h.pread(12288, 2 << 20) == bytes(8192) + b'y' * 4096", daemon.viewURI("vda@live"))
+      }
+      let replayed = directory.file("replayed.raw")
+      try Spillway.replay(journal, "vda", to: replayed)
+      #expect(DiskUsage.bytes(of: replayed) < UInt64(all) - (1 << 20), "a trimmed part takes no room")
       try daemon.shutDown()
     }
 
@@ -144,12 +184,6 @@ extension EndToEnd {
     private func map(_ uri: String) throws -> [Extent] {
       let json = try Program.nbdinfo.run(["--map", "--json", uri]).output
       return try JSONDecoder().decode([Extent].self, from: Data(json))
-    }
-
-    /// Runs a script with `h` connected to the first of `uris`; all of them are in `sys.argv[1:]`.
-    private func python(_ script: String, _ uris: [String]) throws {
-      let opening = "import nbd, os, random, sys\nh = nbd.NBD(); h.connect_uri(sys.argv[1])\n"
-      try Program.python.run(["-c", opening + script] + uris)
     }
   }
 }

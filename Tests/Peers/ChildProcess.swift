@@ -87,6 +87,9 @@ package final class ChildProcess: Sendable {
   /// Asks it to end (SIGTERM).
   package func terminate() { state.send(SIGTERM) }
 
+  /// Sends it a signal.
+  package func send(_ signal: Int32) { state.send(signal) }
+
   /// Waits for it to end of its own will, at most `limit`. What a poll loop paces itself with.
   @discardableResult
   package func hasEnded(within limit: Duration) -> Bool { state.waitForExit(until: instant(after: limit)) }

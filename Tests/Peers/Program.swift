@@ -16,7 +16,7 @@ package enum Program: String, CaseIterable, Sendable {
   /// The Debian package that brings it.
   package var debianPackage: String {
     switch self {
-    case .qemuStorageDaemon: "qemu-system-x86"
+    case .qemuStorageDaemon: "qemu-system-common"
     case .qemuImg: "qemu-utils"
     case .nbdkit: "nbdkit"
     case .nbdcopy, .nbdinfo: "libnbd-bin"

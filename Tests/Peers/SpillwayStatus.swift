@@ -3,7 +3,9 @@
 /// Written down here once more, and not taken from the journal's own type: the names are a promise to scripts,
 /// and a test that shared the type would follow any change of them.
 package struct SpillwayStatus: Decodable, Sendable {
+  /// A disk and its generations, oldest first.
   package struct Disk: Decodable, Sendable {
+    /// What tests ask of a generation.
     package struct Generation: Decodable, Sendable {
       package var isComplete: Bool
       package var tainted: Bool
