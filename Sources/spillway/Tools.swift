@@ -7,8 +7,9 @@ struct ReplayDisk: ParsableCommand {
     commandName: "replay",
     abstract: "Write a disk of a journal to a sparse raw file.",
     discussion: """
-      The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a
-      checkpoint; the file then holds everything acknowledged before).
+      The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a \
+      checkpoint; the file then holds everything acknowledged before). An OUTPUT that is there and not empty is a \
+      usage error (exit status 2) without --force.
       """)
 
   @OptionGroup var journal: JournalOption

@@ -31,12 +31,19 @@ package final class StreamSocket: Sendable {
   /// A connection to whoever listens at `path`.
   package static func connect(path: String) throws(ServiceError) -> StreamSocket {
     let socket = try make()
-    let code = unsafe try withAddress(path) { address, length in
-      // SAFETY: connect reads the address during the call only.
-      unsafe Glibc.connect(socket.descriptor, address, length)
-    }
-    guard code == 0 else { throw cannot("reach \(path)", errno) }
+    let code = try socket.connect(to: path)
+    guard code == 0 else { throw cannot("reach \(path)", code) }
     return socket
+  }
+
+  /// Connects to whoever listens at `path`. The errno that says why not, or 0.
+  private func connect(to path: String) throws(ServiceError) -> Int32 {
+    // A socket of which only the number is still needed would be closed.
+    defer { withExtendedLifetime(self) {} }
+    return unsafe try Self.withAddress(path) { address, length in
+      // SAFETY: connect reads the address during the call only.
+      unsafe Glibc.connect(descriptor, address, length) == 0 ? 0 : errno
+    }
   }
 
   /// Removes the socket at `path` if nobody listens there any more; a live one, or another kind of file,
@@ -48,15 +55,11 @@ package final class StreamSocket: Sendable {
     guard information.st_mode & S_IFMT == S_IFSOCK else {
       throw .failed("\(path) is there and is no socket; remove it or choose another path")
     }
-    let socket = try make()
-    let code = unsafe try withAddress(path) { address, length in
-      // SAFETY: connect reads the address during the call only.
-      unsafe Glibc.connect(socket.descriptor, address, length)
+    switch try make().connect(to: path) {
+    case 0: throw .failed("another process listens at \(path); stop it or choose another path")
+    case ECONNREFUSED: remove(path)
+    default: break  // bind, which comes next, says what is wrong
     }
-    if code == 0 {
-      throw .failed("another process listens at \(path); stop it or choose another path")
-    }
-    if errno == ECONNREFUSED { remove(path) }
   }
 
   /// Removes the socket's file at `path`; that it is gone already is fine.
