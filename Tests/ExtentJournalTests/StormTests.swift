@@ -42,6 +42,15 @@ private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
             }
           }))
     }
+    // Its own thread, so that batches are published while the index is committed.
+    let journal = try #require(fixture.journal)
+    threads.append(
+      try #require(
+        WorkerThread(name: "checkpoints") {
+          while !isDone.isSet {
+            if case .failure(let error) = Result(catching: journal.checkpoint) { failures.add("\(error)") }
+          }
+        }))
     var random = SeededGenerator(seed: 77)
     var versions = [UInt64](repeating: 1, count: Int(blocks))
     for step in 0..<1000 {
@@ -49,7 +58,6 @@ private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
       versions[Int(block)] += 1
       try write(disk, block, versions[Int(block)])
       if step % 10 == 0 { #expect(check(disk, block, failures) == versions[Int(block)]) }
-      if step % 100 == 0 { try fixture.journal.checkpoint() }
     }
     isDone.set()
     for thread in threads { thread.join() }
