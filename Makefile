@@ -5,6 +5,9 @@ DESTDIR ?=
 SWIFT ?= swift
 export SWIFT_BACKTRACE = enable=no
 
+# The Swift runtime goes into the program: who runs it needs only libraries that Debian has.
+RELEASE = --configuration release --static-swift-stdlib
+
 help:
 	@echo 'make demo      a real qemu pushes a disk while another client reads it; then replay and compare'
 	@echo 'make test      all tests, with real peers'
@@ -12,17 +15,18 @@ help:
 	@echo 'make build     the program, optimised'
 	@echo 'make install   the program, to $$(DESTDIR)$$(PREFIX)/bin (PREFIX is $(PREFIX))'
 	@echo 'make packages  the Debian packages that all of this needs'
+	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
 	@echo 'make clean     removes what was built'
 
 packages:
 	@.ci/install-debian-packages
 
 build: packages
-	$(SWIFT) build --configuration release --product spillway
+	$(SWIFT) build $(RELEASE) --product spillway
 
 demo: build
-	$(SWIFT) build --configuration release --product spillway-demo
-	@"$$($(SWIFT) build --configuration release --show-bin-path)/spillway-demo"
+	$(SWIFT) build $(RELEASE) --product spillway-demo
+	@"$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway-demo"
 
 # Warnings are errors in every target, so that building is checking.
 check: packages
@@ -34,10 +38,14 @@ test: packages
 	$(SWIFT) test --disable-xctest
 
 install: build
-	install -D "$$($(SWIFT) build --configuration release --show-bin-path)/spillway" \
+	install -D "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" \
 	  "$(DESTDIR)$(PREFIX)/bin/spillway"
+
+# On a machine with nothing else to do; the figures in docs/performance.md come from here.
+bench: build
+	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
 clean:
 	rm -rf .build
 
-.PHONY: help packages build demo check test install clean
+.PHONY: help packages build demo check test install bench clean

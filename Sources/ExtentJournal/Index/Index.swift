@@ -90,6 +90,7 @@ final class Index: @unchecked Sendable {
   ) throws(LMDBError) -> UInt64 {
     var resume = range.end
     var count = 0
+    var position = range.start
     var isBroken = false
     let first = RegionRow.key(layer, region: range.start / Region.sectorCount, part: 0)
     try reader.scan(map, from: first) { key, value in
@@ -107,6 +108,12 @@ final class Index: @unchecked Sendable {
       for entry in entries {
         let place = SectorRange(start: base + UInt64(entry.start), count: UInt64(entry.count))
         guard let piece = place.intersection(range) else { continue }
+        // Parts of a split row that overlap would say two things of one sector.
+        guard piece.start >= position else {
+          isBroken = true
+          return false
+        }
+        position = piece.end
         found(piece, entry.placement.advanced(by: piece.start - place.start))
         count += 1
       }
