@@ -97,9 +97,11 @@ struct Demo {
   private func push(_ image: FilesystemImage, _ daemon: SpillwayDaemon) throws {
     let qemu = try QEMUStorageDaemon(image: image.path, in: directory)
     try qemu.startBackup(toUnixSocket: daemon.ingestSocket, export: Self.disk)
+    // While it runs qemu finds more to do and its fraction falls; a line that goes back only worries.
+    var percent = 0
     try qemu.finishBackup { job in
-      let done = Int(job.progress * 100)
-      Progress.show("qemu pushes, nbdcopy reads: \(done) % of \(Self.diskBytes >> 20) MiB")
+      percent = max(percent, Int(job.progress * 100))
+      Progress.show("qemu pushes, nbdcopy reads: \(percent) % of \(Self.diskBytes >> 20) MiB")
     }
   }
 
