@@ -15,6 +15,7 @@ help:
 	@echo 'make build     the program, optimised'
 	@echo 'make install   the program, to $$(DESTDIR)$$(PREFIX)/bin (PREFIX is $(PREFIX))'
 	@echo 'make packages  the Debian packages that all of this needs'
+	@echo 'make soak      random histories with power losses, SEEDS of them'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
 	@echo 'make clean     removes what was built'
 
@@ -37,6 +38,11 @@ check: packages
 test: packages
 	$(SWIFT) test --disable-xctest
 
+# Random histories with power losses, as many as you like; one that fails runs again with SPILLWAY_TEST_SEED=N.
+SEEDS ?= 2000
+soak: packages
+	SPILLWAY_TEST_SEEDS=$(SEEDS) $(SWIFT) test --disable-xctest --filter 'PowerLossTests/histories'
+
 install: build
 	install -D "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" \
 	  "$(DESTDIR)$(PREFIX)/bin/spillway"
@@ -48,4 +54,4 @@ bench: build
 clean:
 	rm -rf .build
 
-.PHONY: help packages build demo check test install bench clean
+.PHONY: help packages build demo check test soak install bench clean

@@ -81,7 +81,9 @@ let package = Package(
     .testTarget(name: "TidyTests", swiftSettings: tested),
 
     // What tests stand on: seeds, models, places to write.
-    .target(name: "TestKit", dependencies: ["Bytes"], path: "Tests/TestKit", swiftSettings: tested),
+    .target(
+      name: "TestKit", dependencies: ["Bytes", "Threads", "BlockFile"], path: "Tests/TestKit",
+      swiftSettings: tested),
     .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
     .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
     .testTarget(

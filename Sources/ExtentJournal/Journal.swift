@@ -53,24 +53,26 @@ package final class Journal: @unchecked Sendable {
   /// Throws `.inUse` when another process has it, `.damaged` when it cannot be trusted or its spool is lost,
   /// `.noSpace` and `.failed` for what the system refuses.
   package static func open(
-    _ directory: String, options: JournalOptions, log: @escaping JournalLog
+    _ directory: String, options: JournalOptions, host: JournalHost = JournalHost(), log: @escaping JournalLog
   ) throws(JournalError) -> Journal {
     let place = JournalDirectory(path: directory)
     try place.create()
     let lock = try place.lock()
-    let journal = try Journal(place, lock, options, log)
+    let journal = try Journal(place, lock, options, host, log)
     try journal.start()
     return journal
   }
 
   private init(
-    _ directory: JournalDirectory, _ lock: consuming FileLock, _ options: JournalOptions,
+    _ directory: JournalDirectory, _ lock: consuming FileLock, _ options: JournalOptions, _ host: JournalHost,
     _ log: @escaping JournalLog
   ) throws(JournalError) {
     let found = try directory.readSuperblock()
-    let recovery = Recovery(directory: directory, superblock: found, options: options, log: log)
+    let boot = host.bootID.flatMap { JournalUUID($0) } ?? JournalDirectory.bootID()
+    let recovery = Recovery(directory: directory, superblock: found, boot: boot, options: options, log: log)
     let uuid = found?.journal ?? .random()
-    store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: uuid)
+    store = SegmentStore(
+      files: host.segments ?? POSIXDirectory(path: directory.segmentsPath), journal: uuid)
     if found == nil { try Self.refuseOrphans(store, directory) }
     let (oldRing, ringIsLost) = try recovery.recoverRing()
     let opened = try recovery.openIndex(journal: uuid)
@@ -89,9 +91,11 @@ package final class Journal: @unchecked Sendable {
     ring.retire(kept.dead)
     superblock = JournalSuperblock(
       journal: uuid, createdNanoseconds: found?.createdNanoseconds ?? WallClock.nanoseconds(), isClean: false,
-      ring: file.uuid, boot: JournalDirectory.bootID(), ringPath: file.path,
+      ring: file.uuid, boot: boot, ringPath: file.path,
       adminAddress: options.adminAddress ?? "")
-    writer = SegmentWriter(store: store, after: ledger.published, lastSegment: lastSegment)
+    writer = SegmentWriter(
+      store: store, after: ledger.published, lastSegment: lastSegment,
+      segmentBytesMax: host.segmentBytesMax)
     frames = FrameReader(store: store)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring] error in
@@ -298,7 +302,7 @@ package final class Journal: @unchecked Sendable {
 
   /// Returns when everything acknowledged before the call survives power loss (rule E).
   package func flush() throws(JournalError) {
-    let batch = try spill()
+    let batch = try spillAll()
     do throws(FileError) {
       try writer.sync(through: batch)
     } catch {
@@ -308,8 +312,11 @@ package final class Journal: @unchecked Sendable {
     }
   }
 
+  /// Returns when everything acknowledged so far is written to segments, though not yet durable.
+  package func spill() throws(JournalError) { _ = try spillAll() }
+
   /// Waits until everything acknowledged so far is in a segment; returns the batch that holds the last of it.
-  private func spill() throws(JournalError) -> UInt64 {
+  private func spillAll() throws(JournalError) -> UInt64 {
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
     let target = ledger.lastSequence
@@ -325,7 +332,7 @@ package final class Journal: @unchecked Sendable {
 
   /// As `flush`, and everything is in the index, so that another process can read all of it.
   package func checkpoint() throws(JournalError) {
-    _ = try spill()
+    try spill()
     try indexer.run()
   }
 

@@ -15,13 +15,14 @@ internal import Threads
 struct Recovery {
   let directory: JournalDirectory
   let superblock: JournalSuperblock?
+  let boot: JournalUUID
   let options: JournalOptions
   let log: JournalLog
 
   /// The ring that holds acknowledged data of the last run, if there is one. `isLost` when there should be.
   func recoverRing() throws(JournalError) -> (file: SpoolFile?, isLost: Bool) {
     guard let superblock, !superblock.isClean, superblock.ring != .zero else { return (nil, false) }
-    if superblock.boot != JournalDirectory.bootID() {
+    if superblock.boot != boot {
       log(
         .warning,
         "the machine was started anew since the journal was last open: what was only in the spool is lost")
@@ -79,8 +80,8 @@ struct Recovery {
     _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID
   ) throws(JournalError) -> UInt64 {
     let segments = try listSegments(store)
-    for number in segments { _ = try store.segment(number) }
     let applied = ledger.published
+    for number in segments where number <= applied.segment { _ = try store.segment(number) }
     if applied.segment > 0, !segments.contains(applied.segment) {
       throw JournalError(
         .damaged,
@@ -98,18 +99,39 @@ struct Recovery {
         unindexed = 0
       }
     }
-    if case .torn(let number, let offset) = end {
-      log(.warning, "cut an unfinished batch at offset \(offset) of segments/\(SegmentStore.name(number))")
-      let file = try store.segment(number).file
-      do throws(FileError) { try file.truncate(to: offset) } catch { throw JournalError(error) }
-    }
+    if case .torn(let number, let offset) = end { try cut(store, segments, at: number, offset) }
     // What was read may be in the page cache only; from here on it counts as durable.
-    for number in segments where number >= applied.segment {
+    for number in try listSegments(store) where number >= applied.segment {
       let file = try store.segment(number).file
       do throws(FileError) { try file.sync() } catch { throw JournalError(error) }
     }
     do throws(FileError) { try store.files.syncNames() } catch { throw JournalError(error) }
     return segments.last ?? 0
+  }
+
+  /// Removes what a crash tore off: everything from `offset` of segment `number` on. The last goes first and durably, so
+  /// that a crash in here leaves a journal that is torn at the same place.
+  private func cut(
+    _ store: SegmentStore, _ segments: [UInt64], at number: UInt64, _ offset: UInt64
+  ) throws(JournalError) {
+    log(.warning, "cut an unfinished batch at offset \(offset) of segments/\(SegmentStore.name(number))")
+    let keepsHead = offset > UInt64(SegmentSuperblock.byteCount)
+    do throws(FileError) {
+      for later in segments.reversed() where later > number || later == number && !keepsHead {
+        try store.remove(later)
+        try store.files.syncNames()
+      }
+    } catch {
+      throw JournalError(error)
+    }
+    guard keepsHead else { return }
+    let file = try store.segment(number).file
+    do throws(FileError) {
+      try file.truncate(to: offset)
+      try file.sync()
+    } catch {
+      throw JournalError(error)
+    }
   }
 
   private func listSegments(_ store: SegmentStore) throws(JournalError) -> [UInt64] {

@@ -136,9 +136,9 @@ private struct History {
     try check("written once more")
   }
 
-  @Test("a disk holds what an array would, through reopenings and crashes", arguments: 1...8)
-  func histories(seed: Int) throws {
-    var history = try History(seed: UInt64(seed))
+  @Test("a disk holds what an array would, through reopenings and crashes", arguments: seeds(8))
+  func histories(seed: UInt64) throws {
+    var history = try History(seed: seed)
     for _ in 0..<400 { try history.step() }
     try history.checkAll()
     try history.reopen(cleanly: true)

@@ -50,7 +50,12 @@ package struct SegmentSuperblock: Equatable, Sendable {
 
   /// Throws a sentence that says what is wrong with the superblock.
   package init(_ bytes: RawSpan) throws(FormatFlaw) {
-    guard bytes.byteCount >= Self.byteCount, bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
+    // Its fields lie in the first sector and its checksum in the last. One of them all zero in a new file means that
+    // it was never written; a superblock that was whole once does not come to look like that.
+    guard bytes.byteCount >= Self.byteCount, !bytes.extracting(0..<512).isAllZero,
+      !bytes.extracting(3584..<4096).isAllZero
+    else { throw FormatFlaw("has no segment superblock", isTorn: true) }
+    guard bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
       throw FormatFlaw("has no segment superblock")
     }
     guard
@@ -71,7 +76,13 @@ package struct SegmentSuperblock: Equatable, Sendable {
 /// What is wrong with bytes that were read, as the end of a sentence about them.
 package struct FormatFlaw: Error {
   package var sentence: String
-  package init(_ sentence: String) { self.sentence = sentence }
+  /// Whether a crash can explain it: the bytes were never written as a whole.
+  package var isTorn: Bool
+
+  package init(_ sentence: String, isTorn: Bool = false) {
+    self.sentence = sentence
+    self.isTorn = isTorn
+  }
 }
 
 /// A piece of a frame: which sectors, and the sequence of the record that brought them.

@@ -4,8 +4,10 @@ internal import Bytes
 // Batches out of segments, in order, as recovery reads them.
 //
 // A batch is believed when every checksum of its group is right, its number is the next one and its chain fits. The
-// first group that is not believed ends the scan. Is anything believable behind it, or was it known to be durable, the
-// journal is damaged; otherwise it is the tail that a crash tore, and is cut.
+// first place where that fails ends the scan: a group that is not whole, or a segment whose superblock never got to
+// the disk. Does any commit record behind it say that the missing batch was durable, the journal is damaged. Otherwise
+// a crash tore it off, and with it goes everything behind: segments that follow hold later batches, written before
+// either was durable.
 struct SegmentScanner {
   let store: SegmentStore
   /// Whether stored bytes are checked too. Not needed for what was durable before the crash.
@@ -15,7 +17,7 @@ struct SegmentScanner {
   enum End {
     /// Behind the last group of the last segment.
     case clean
-    /// At a group that is not whole.
+    /// At a group that is not whole, or (offset 0) at a segment without superblock.
     case torn(segment: UInt64, offset: UInt64)
   }
 
@@ -25,35 +27,47 @@ struct SegmentScanner {
     _ body: (PublishedBatch) throws(JournalError) -> Void
   ) throws(JournalError) -> (end: End, position: AppliedPosition) {
     var position = start
-    var torn: (segment: UInt64, offset: UInt64)?
-    for number in segments where number >= max(start.segment, 1) {
-      let segment = try store.segment(number)
+    let numbers = segments.filter { $0 >= max(start.segment, 1) }
+    for (index, number) in numbers.enumerated() {
+      let rest = numbers[index...]
+      guard let segment = try open(number, appliedUpTo: start.segment) else {
+        return try end(at: (number, 0), of: rest, after: position)
+      }
       var offset = number == start.segment ? start.offset : UInt64(SegmentSuperblock.byteCount)
       let size = try byteCount(segment)
       while offset < size {
         guard let group = try group(segment, number, at: offset, size: size, after: position) else {
-          if torn == nil { torn = (number, offset) }
-          break
-        }
-        if let torn {
-          throw JournalError(
-            .damaged,
-            "batch \(position.batch + 1) at offset \(torn.offset) of segments/\(SegmentStore.name(torn.segment)) is damaged and later batches are whole; restore the segment from a copy of the journal"
-          )
+          return try end(at: (number, offset), of: rest, after: position)
         }
         try body(group)
         position = group.end
         offset = group.end.offset
       }
-      if let torn, try isFollowed(torn, within: segment, number, size: size, after: position) {
-        throw JournalError(
-          .damaged,
-          "batch \(position.batch + 1) at offset \(torn.offset) of segments/\(SegmentStore.name(torn.segment)) is damaged and was durable; restore the segment from a copy of the journal"
-        )
-      }
     }
-    if let torn { return (.torn(segment: torn.segment, offset: torn.offset), position) }
     return (.clean, position)
+  }
+
+  /// What the index points to must be there; a later segment may be one whose superblock was never durable (nil).
+  private func open(_ number: UInt64, appliedUpTo applied: UInt64) throws(JournalError) -> SegmentStore
+    .OpenSegment?
+  {
+    try number <= applied ? store.segment(number) : store.segmentUnlessTorn(number)
+  }
+
+  private func end(
+    at torn: (segment: UInt64, offset: UInt64), of rest: ArraySlice<UInt64>, after position: AppliedPosition
+  ) throws(JournalError) -> (end: End, position: AppliedPosition) {
+    for number in rest {
+      guard let segment = try store.segmentUnlessTorn(number),
+        try isFollowed(torn, within: segment, number, size: byteCount(segment), after: position)
+      else { continue }
+      let place = "offset \(torn.offset) of segments/\(SegmentStore.name(torn.segment))"
+      throw JournalError(
+        .damaged,
+        "batch \(position.batch + 1) at \(place) is damaged and was durable; restore it from a copy of the journal"
+      )
+    }
+    return (.torn(segment: torn.segment, offset: torn.offset), position)
   }
 
   private func byteCount(_ segment: SegmentStore.OpenSegment) throws(JournalError) -> UInt64 {

@@ -49,9 +49,24 @@ final class SegmentStore: @unchecked Sendable {
     }
   }
 
-  /// The segment `number`, opened and its superblock checked.
+  /// The segment `number`, opened and its superblock checked. `.damaged` when that is not right.
   func segment(_ number: UInt64) throws(JournalError) -> OpenSegment {
-    if let found = lock.withLock({ open[number] }) { return found }
+    switch try load(number) {
+    case .success(let segment): return segment
+    case .failure(let flaw):
+      throw JournalError(
+        .damaged, "segments/\(Self.name(number)) \(flaw.sentence); restore it from a copy of the journal")
+    }
+  }
+
+  /// As `segment`, or nil when the superblock never got to the disk whole: a crash tore the creation.
+  func segmentUnlessTorn(_ number: UInt64) throws(JournalError) -> OpenSegment? {
+    if case .failure(let flaw) = try load(number), flaw.isTorn { return nil }
+    return try segment(number)
+  }
+
+  private func load(_ number: UInt64) throws(JournalError) -> Result<OpenSegment, FormatFlaw> {
+    if let found = lock.withLock({ open[number] }) { return .success(found) }
     let file: any BlockFile
     let buffer = AlignedBuffer(byteCount: SegmentSuperblock.byteCount)
     let count: Int
@@ -69,11 +84,16 @@ final class SegmentStore: @unchecked Sendable {
       }
       let segment = OpenSegment(file: file, salt: superblock.salt)
       keep(number, segment)
-      return segment
+      return .success(segment)
     } catch {
-      throw JournalError(
-        .damaged, "segments/\(Self.name(number)) \(error.sentence); restore it from a copy of the journal")
+      return .failure(error)
     }
+  }
+
+  /// Removes the segment `number`. Durable only after `syncNames`.
+  func remove(_ number: UInt64) throws(FileError) {
+    lock.withLock { open[number] = nil }
+    try files.unlink(Self.name(number))
   }
 
   /// Creates the segment `number` with a new salt. Its name is durable only after `syncNames`.

@@ -27,11 +27,11 @@ final class SegmentWriter: @unchecked Sendable {
   private var isSyncing = false
   private var failure: FileError?
 
-  /// Most bytes of a segment.
-  static let segmentBytesMax: UInt64 = 64 << 20
+  private let segmentBytesMax: UInt64
 
   /// Continues after `position` in a segment of its own, numbered above `lastSegment`.
-  init(store: SegmentStore, after position: AppliedPosition, lastSegment: UInt64) {
+  init(store: SegmentStore, after position: AppliedPosition, lastSegment: UInt64, segmentBytesMax: UInt64) {
+    self.segmentBytesMax = segmentBytesMax
     self.store = store
     self.position = position
     nextSegment = lastSegment + 1
@@ -93,7 +93,7 @@ final class SegmentWriter: @unchecked Sendable {
   }
 
   private func openSegment(for byteCount: Int) throws(FileError) -> SegmentStore.OpenSegment {
-    if let segment, position.offset + UInt64(byteCount) <= Self.segmentBytesMax { return segment }
+    if let segment, position.offset + UInt64(byteCount) <= segmentBytesMax { return segment }
     let fresh = try store.create(nextSegment)
     segment = fresh
     position.segment = nextSegment

@@ -1,0 +1,15 @@
+package import BlockFile
+
+/// What a journal stands on besides its directory: the real machine, or one that a test can cut the power of.
+package struct JournalHost: Sendable {
+  /// Where the segments are; nil: files in the journal directory.
+  package var segments: (any FileStore)?
+  /// Which boot of the machine this is; nil: what the kernel says. Shared memory does not outlive it.
+  package var bootID: String?
+
+  /// Most bytes of a segment, unless one batch needs more; 64 MiB, which is what an index entry can address.
+  package var segmentBytesMax: UInt64 = 64 << 20
+
+  /// The real machine.
+  package init() {}
+}
