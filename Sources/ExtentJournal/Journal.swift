@@ -107,7 +107,7 @@ package final class Journal: @unchecked Sendable {
     spiller = Spiller(
       ledger: ledger, ring: ring, writer: writer, epochs: epochs,
       workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
-      log: log, poison: poison)
+      retryNanoseconds: host.fullDiskRetryNanoseconds, log: log, poison: poison)
     indexer = Indexer(
       ledger: ledger, writer: writer, index: index, journal: uuid, log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)

@@ -9,6 +9,8 @@ package struct JournalHost: Sendable {
 
   /// Most bytes of a segment, unless one batch needs more; 64 MiB, which is what an index entry can address.
   package var segmentBytesMax: UInt64 = 64 << 20
+  /// How long to wait before a full disk is tried again, in nanoseconds.
+  package var fullDiskRetryNanoseconds: UInt64 = 1_000_000_000
 
   /// The real machine.
   package init() {}

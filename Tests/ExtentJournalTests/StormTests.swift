@@ -42,15 +42,17 @@ private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
             }
           }))
     }
-    // Its own thread, so that batches are published while the index is committed.
+    // Threads of their own, so that batches are published while the index is committed.
     let journal = try #require(fixture.journal)
-    threads.append(
-      try #require(
-        WorkerThread(name: "checkpoints") {
-          while !isDone.isSet {
-            if case .failure(let error) = Result(catching: journal.checkpoint) { failures.add("\(error)") }
-          }
-        }))
+    for (name, body) in [("checkpoints", journal.checkpoint), ("spills", journal.spill)] {
+      threads.append(
+        try #require(
+          WorkerThread(name: name) {
+            while !isDone.isSet {
+              if case .failure(let error) = Result(catching: { try body() }) { failures.add("\(error)") }
+            }
+          }))
+    }
     var random = SeededGenerator(seed: 77)
     var versions = [UInt64](repeating: 1, count: Int(blocks))
     for step in 0..<1000 {

@@ -29,15 +29,16 @@ final class Spiller: @unchecked Sendable {
   static let batchBytesMax = 12 << 20
   /// How long a record may wait for company.
   static let ageMaxNanoseconds: UInt64 = 5_000_000_000
-  /// How often a full disk is tried again.
-  private static let retryNanoseconds: UInt64 = 1_000_000_000
+  private let retryNanoseconds: UInt64
 
   init(
     ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
+    retryNanoseconds: UInt64,
     log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
     self.poison = poison
+    self.retryNanoseconds = retryNanoseconds
     self.ring = ring
     self.writer = writer
     self.epochs = epochs
@@ -173,7 +174,7 @@ final class Spiller: @unchecked Sendable {
 
   /// Waits a second before the next attempt. False when the journal is being closed: the ring keeps the data.
   private func waitForSpace() -> Bool {
-    let until = MonotonicClock.nanoseconds() + Self.retryNanoseconds
+    let until = MonotonicClock.nanoseconds() + retryNanoseconds
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
     while !isEnding, ledger.progress.wait(until: until) {}
