@@ -134,8 +134,10 @@ package final class SimulatedDisk: FileStore, @unchecked Sendable {
     }
     switch fault {
     case .inputOutput?: throw FileError(operation: operation, path: name, errno: 5)
-    case .noSpace?: throw FileError(operation: operation, path: name, errno: 28)
-    case .powerCut?, nil: break
+    // Only what takes space can find none.
+    case .noSpace? where operation == "create" || operation == "write":
+      throw FileError(operation: operation, path: name, errno: 28)
+    case .noSpace?, .powerCut?, nil: break
     }
   }
 
