@@ -46,6 +46,7 @@ package struct FileError: Error, Sendable, CustomStringConvertible {
   /// The error number; 0 when the system gave none (a short write).
   package var errno: Int32
 
+  /// Take `errno` before any other call can change it.
   package init(operation: String, path: String, offset: UInt64? = nil, errno: Int32) {
     self.operation = operation
     self.path = path

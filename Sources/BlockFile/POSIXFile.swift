@@ -1,4 +1,4 @@
-package import Bytes
+internal import Bytes
 internal import CSupport
 internal import Glibc
 
@@ -9,6 +9,7 @@ package final class POSIXDirectory: FileStore {
   /// The files of the existing directory at `path`.
   package init(path: String) { self.path = path }
 
+  /// Follows no order and leaves out `.` and `..`; every other entry counts, whatever it is.
   package func list() throws(FileError) -> [String] {
     guard let directory = unsafe opendir(path) else {
       throw FileError(operation: "opendir", path: path, errno: errno)
@@ -25,10 +26,12 @@ package final class POSIXDirectory: FileStore {
     return names
   }
 
+  /// Fails with EEXIST when the name is taken (O_EXCL).
   package func create(_ name: String) throws(FileError) -> any BlockFile {
     try POSIXFile(path: path + "/" + name, flags: O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC)
   }
 
+  /// Falls back to a file that can only be read where the right to write is missing.
   package func open(_ name: String) throws(FileError) -> any BlockFile {
     let file = path + "/" + name
     do {
@@ -40,6 +43,7 @@ package final class POSIXDirectory: FileStore {
     }
   }
 
+  /// Counts blocks as lstat(2) does, so a file that is open and growing may soon take more.
   package func allocatedByteCount(_ name: String) throws(FileError) -> UInt64 {
     var status = stat()
     guard unsafe lstat(path + "/" + name, &status) == 0 else {
@@ -48,12 +52,14 @@ package final class POSIXDirectory: FileStore {
     return UInt64(status.st_blocks) * 512
   }
 
+  /// Gives the space back only when the last descriptor of the file is closed.
   package func unlink(_ name: String) throws(FileError) {
     guard unsafe Glibc.unlink(path + "/" + name) == 0 else {
       throw FileError(operation: "unlink", path: path + "/" + name, errno: errno)
     }
   }
 
+  /// Opens and syncs the directory itself, at every call.
   package func syncNames() throws(FileError) {
     try POSIXFile(path: path, flags: O_RDONLY | O_DIRECTORY | O_CLOEXEC).sync()
   }
@@ -64,14 +70,14 @@ package final class POSIXDirectory: FileStore {
 /// Reads go through the page cache; writes past it where the filesystem allows (a second descriptor with
 /// O_DIRECT), because buffered writing of a stream costs a copy and, measured, two thirds of the disk's speed.
 /// The kernel keeps the two coherent.
-package final class POSIXFile: BlockFile {
+final class POSIXFile: BlockFile {
   private let path: String
   private let descriptor: Int32
   /// The descriptor for writing: O_DIRECT, or the same as `descriptor` where the filesystem has none.
   private let directDescriptor: Int32
 
   /// Opens `path` with the flags of open(2).
-  package init(path: String, flags: Int32) throws(FileError) {
+  init(path: String, flags: Int32) throws(FileError) {
     self.path = path
     descriptor = unsafe spw_open(path, flags, 0o600)
     guard descriptor >= 0 else { throw FileError(operation: "open", path: path, errno: errno) }
@@ -87,13 +93,13 @@ package final class POSIXFile: BlockFile {
     close(descriptor)
   }
 
-  package func byteCount() throws(FileError) -> UInt64 {
+  func byteCount() throws(FileError) -> UInt64 {
     var status = stat()
     guard unsafe fstat(descriptor, &status) == 0 else { throw failure("fstat") }
     return UInt64(status.st_size)
   }
 
-  package func read(into target: inout MutableRawSpan, at offset: UInt64) throws(FileError) -> Int {
+  func read(into target: inout MutableRawSpan, at offset: UInt64) throws(FileError) -> Int {
     var done = 0
     while done < target.byteCount {
       // SAFETY: the kernel writes at most `count - done` bytes behind `done`, inside the span.
@@ -110,7 +116,7 @@ package final class POSIXFile: BlockFile {
     return done
   }
 
-  package func write(_ buffer: AlignedBuffer, byteCount: Int, at offset: UInt64) throws(FileError) {
+  func write(_ buffer: AlignedBuffer, byteCount: Int, at offset: UInt64) throws(FileError) {
     precondition(
       byteCount <= buffer.byteCount && byteCount % 4096 == 0 && offset % 4096 == 0, "unaligned write")
     var done = 0
@@ -137,11 +143,11 @@ package final class POSIXFile: BlockFile {
     }
   }
 
-  package func sync() throws(FileError) {
+  func sync() throws(FileError) {
     guard fdatasync(descriptor) == 0 else { throw failure("fdatasync") }
   }
 
-  package func truncate(to byteCount: UInt64) throws(FileError) {
+  func truncate(to byteCount: UInt64) throws(FileError) {
     guard ftruncate(descriptor, off_t(byteCount)) == 0 else { throw failure("ftruncate", byteCount) }
   }
 

@@ -33,6 +33,7 @@ package struct SectorRange: Hashable, Sendable {
   @inlinable package var bytes: ByteRange {
     ByteRange(start: start * Sector.byteCount, end: end * Sector.byteCount)
   }
+  /// Whether it holds no sector; such a range still has a place.
   @inlinable package var isEmpty: Bool { start == end }
 
   /// The part that both have, or nil when they do not touch in any sector.
@@ -43,9 +44,11 @@ package struct SectorRange: Hashable, Sendable {
     return low < high ? SectorRange(start: low, end: high) : nil
   }
 
+  /// Ranges that only touch do not overlap; an empty one inside another does.
   @inlinable
   package func overlaps(_ other: SectorRange) -> Bool { start < other.end && other.start < end }
 
+  /// Whether no sector of `other` lies outside; an empty one counts by its ends.
   @inlinable
   package func contains(_ other: SectorRange) -> Bool { start <= other.start && other.end <= end }
 }

@@ -15,9 +15,11 @@ package final class Disk: Sendable {
     self.body = body
   }
 
+  /// As it was given when the disk was added; unique within the journal.
   package var name: String { body.name }
   /// Size in bytes, a multiple of 512.
   package var byteCount: UInt64 { body.byteCount }
+  /// Fixed when the disk was added.
   package var mode: DiskMode { body.mode }
 
   /// Whether the stream of the open generation has ended.

@@ -17,10 +17,12 @@ package struct JournalError: Error, Sendable {
     case closing
   }
 
+  /// What the exit code and the wire error are made from.
   package var kind: Kind
   /// One sentence without a full stop: what, where, and what to do.
   package var message: String
 
+  /// An error whose `message` others may wrap in a longer line: no full stop.
   package init(_ kind: Kind, _ message: String) {
     self.kind = kind
     self.message = message

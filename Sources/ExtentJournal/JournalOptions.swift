@@ -15,6 +15,7 @@ package struct JournalOptions: Sendable {
   /// Where the daemon's admin socket is, recorded in the journal directory for the tools.
   package var adminAddress: String?
 
+  /// What a journal is opened with when nothing was asked for.
   package init() {}
 }
 

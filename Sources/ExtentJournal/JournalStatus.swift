@@ -5,34 +5,45 @@ internal import Threads
 package struct JournalStatus: Codable, Sendable {
   /// Identity of the journal.
   package var uuid: String
-  /// Whether a daemon has it open; if not, `wasClosed` says whether it was closed cleanly.
+  /// Whether a daemon has it open.
   package var isServed = false
+  /// Whether it was closed cleanly; says nothing while it is served.
   package var wasClosed = false
-  /// Last sequence given out, last sequence written to segments, last sequence that survives power loss.
+  /// Last sequence given out.
   package var lastSequence: UInt64 = 0
+  /// Last sequence written to segments, durable or not.
   package var spilledThrough: UInt64 = 0
+  /// Last sequence that survives power loss.
   package var durableThrough: UInt64 = 0
-  /// Bytes of the spool ring that hold acknowledged data not yet spilled, and the ring's size.
+  /// Bytes of the spool ring that hold acknowledged data not yet spilled.
   package var spoolUsedBytes: UInt64 = 0
+  /// Size of the spool ring in bytes.
   package var spoolBytes: UInt64 = 0
-  /// Segment files and what they and the index take on disk.
+  /// Segment files.
   package var segmentCount: UInt64 = 0
+  /// What the segment files take on disk.
   package var segmentBytes: UInt64 = 0
+  /// What the index takes on disk.
   package var indexBytes: UInt64 = 0
-  /// Since the journal was opened: payload bytes written by clients, of those bytes that reached frames, and
-  /// the bytes of the frames.
+  /// Payload bytes that clients wrote since the journal was opened; a payload of zeroes counts as zeroed.
   package var writtenBytes: UInt64 = 0
+  /// How many of `writtenBytes` reached frames; what was overwritten before never does.
   package var framedBytes: UInt64 = 0
+  /// Bytes of the frames that hold `framedBytes`.
   package var storedBytes: UInt64 = 0
-  /// Since the journal was opened: bytes that clients zeroed or trimmed.
+  /// Bytes that clients zeroed, trimmed or wrote as zeroes since the journal was opened.
   package var zeroedBytes: UInt64 = 0
-  /// Reads: parked now, ever parked, longest time any was parked (nanoseconds).
+  /// Reads parked now.
   package var parkedReads: UInt64 = 0
+  /// Reads that were ever parked since the journal was opened.
   package var waitedReads: UInt64 = 0
+  /// The longest time that any read was parked since the journal was opened.
   package var longestWaitNanoseconds: UInt64 = 0
-  /// Whether spilling is stopped by a full disk, and the error that poisoned the journal, if one did.
+  /// Whether spilling is stopped by a full disk; it goes on when space returns.
   package var isStalled = false
+  /// The error that poisoned the journal, if one did.
   package var failure: String?
+  /// By name.
   package var disks: [DiskStatus] = []
 
   init(uuid: String) { self.uuid = uuid }
@@ -40,10 +51,13 @@ package struct JournalStatus: Codable, Sendable {
 
 /// One disk in a `JournalStatus`.
 package struct DiskStatus: Codable, Sendable {
+  /// Unique within the journal.
   package var name: String
+  /// Size in bytes, a multiple of 512.
   package var byteCount: UInt64
   /// `device` or `snapshot`.
   package var mode: String
+  /// Oldest first.
   package var generations: [GenerationStatus]
 }
 
@@ -51,7 +65,9 @@ package struct DiskStatus: Codable, Sendable {
 package struct GenerationStatus: Codable, Sendable {
   /// The name, or nil while the generation is open (its seal names it).
   package var name: String?
+  /// Whether its stream has ended.
   package var isComplete: Bool
+  /// Whether it is broken, for good.
   package var tainted: Bool
 }
 

@@ -2,8 +2,10 @@ package import Bytes
 
 /// The number of a disk within a journal, from 1.
 package struct DiskID: Hashable, Sendable, Comparable {
+  /// As it stands in the spool, in segments and in the index.
   package var number: UInt32
 
+  /// Unchecked: no such disk need exist.
   package init(number: UInt32) { self.number = number }
 
   package static func < (a: Self, b: Self) -> Bool { a.number < b.number }
@@ -11,8 +13,10 @@ package struct DiskID: Hashable, Sendable, Comparable {
 
 /// The number of a generation of one disk, from 1.
 package struct GenerationID: Hashable, Sendable, Comparable {
+  /// As it stands on disk; 0 in records of a disk as a whole.
   package var number: UInt32
 
+  /// Unchecked: no such generation need exist.
   package init(number: UInt32) { self.number = number }
 
   package static func < (a: Self, b: Self) -> Bool { a.number < b.number }
@@ -20,9 +24,12 @@ package struct GenerationID: Hashable, Sendable, Comparable {
 
 /// One generation of one disk: what extents belong to.
 package struct LayerKey: Hashable, Sendable, Comparable {
+  /// The major part of the order.
   package var disk: DiskID
+  /// Counts for this disk alone.
   package var generation: GenerationID
 
+  /// Says nothing about whether the journal has such a generation.
   package init(disk: DiskID, generation: GenerationID) {
     self.disk = disk
     self.generation = generation
@@ -46,12 +53,18 @@ package enum RecordKind: UInt8, Sendable {
 
 /// A record without payload, as it stands in a group and as recovery hands it on.
 package struct Record: Sendable, Equatable {
+  /// Never `data` in a segment, where data stands in frames; a batch to be planned has both.
   package var kind: RecordKind
+  /// With generation 0 where the kind speaks of a disk as a whole.
   package var layer: LayerKey
+  /// Its place in the order of commits, from 1, for the whole journal.
   package var sequence: UInt64
+  /// What it speaks of; empty where the kind has no extent.
   package var range: SectorRange
+  /// At most 65,535 bytes, in the encoding of the kind (docs/format.md).
   package var body: [UInt8]
 
+  /// Unchecked: whoever encodes it sees to its limits.
   package init(kind: RecordKind, layer: LayerKey, sequence: UInt64, range: SectorRange, body: [UInt8] = []) {
     self.kind = kind
     self.layer = layer
@@ -62,25 +75,25 @@ package struct Record: Sendable, Equatable {
 }
 
 /// The body of a disk record.
-package struct DiskBody: Sendable, Equatable {
-  package var mode: DiskMode
-  package var byteCount: UInt64
-  package var name: String
+struct DiskBody: Sendable, Equatable {
+  var mode: DiskMode
+  var byteCount: UInt64
+  var name: String
 
-  package var encoded: [UInt8] {
+  var encoded: [UInt8] {
     var bytes: [UInt8] = [mode == .device ? 1 : 2, 0, 0, 0, 0, 0, 0, 0]
     bytes.appendBigEndian(byteCount)
     return bytes + name.utf8
   }
 
-  package init(mode: DiskMode, byteCount: UInt64, name: String) {
+  init(mode: DiskMode, byteCount: UInt64, name: String) {
     self.mode = mode
     self.byteCount = byteCount
     self.name = name
   }
 
   /// Nil when `bytes` is no such body.
-  package init?(_ bytes: [UInt8]) {
+  init?(_ bytes: [UInt8]) {
     guard bytes.count > 16, let size = bytes.bigEndian(at: 8, as: UInt64.self),
       bytes[0] == 1 || bytes[0] == 2, size > 0, size % Sector.byteCount == 0
     else { return nil }
@@ -91,7 +104,7 @@ package struct DiskBody: Sendable, Equatable {
 }
 
 /// How a generation relates to others (the numbers stand in the format).
-package enum GenerationKind: UInt8, Sendable {
+enum GenerationKind: UInt8, Sendable {
   /// Complete in itself: one backup job's data.
   case full = 1
   /// A device's state since the previous checkpoint.
@@ -99,25 +112,25 @@ package enum GenerationKind: UInt8, Sendable {
 }
 
 /// The body of a begin record.
-package struct BeginBody: Sendable, Equatable {
-  package var kind: GenerationKind
-  package var base: UInt32
-  package var name: String
+struct BeginBody: Sendable, Equatable {
+  var kind: GenerationKind
+  var base: UInt32
+  var name: String
 
-  package var encoded: [UInt8] {
+  var encoded: [UInt8] {
     var bytes: [UInt8] = [kind.rawValue, 0, 0, 0]
     bytes.appendBigEndian(base)
     return bytes + name.utf8
   }
 
-  package init(kind: GenerationKind, base: UInt32, name: String) {
+  init(kind: GenerationKind, base: UInt32, name: String) {
     self.kind = kind
     self.base = base
     self.name = name
   }
 
   /// Nil when `bytes` is no such body.
-  package init?(_ bytes: [UInt8]) {
+  init?(_ bytes: [UInt8]) {
     guard bytes.count >= 8, let kind = GenerationKind(rawValue: bytes[0]),
       let base = bytes.bigEndian(at: 4, as: UInt32.self)
     else { return nil }

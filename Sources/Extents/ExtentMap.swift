@@ -44,6 +44,7 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   /// An empty map.
   package init() {}
 
+  /// Whether no sector has a value.
   package var isEmpty: Bool { count == 0 }
 
   /// Sets `range` to `value`; what was there before is gone.

@@ -11,6 +11,7 @@ package struct Gaps: Sendable {
     ranges = range.isEmpty ? [] : [range]
   }
 
+  /// Whether everything is explained and no further layer need be asked.
   package var isEmpty: Bool { ranges.isEmpty }
 
   /// Lets `map` explain what it can: `found` gets each piece with its value, in order.

@@ -2,19 +2,19 @@
 // project.
 
 /// Magic numbers ("Values", and the message layouts of each section of doc/proto.md).
-package enum Magic {
+enum Magic {
   /// "NBDMAGIC": the first eight bytes of the greeting.
-  package static let greeting: UInt64 = 0x4e42_444d_4147_4943
+  static let greeting: UInt64 = 0x4e42_444d_4147_4943
   /// "IHAVEOPT": the second eight bytes of the greeting, and the start of every option.
-  package static let option: UInt64 = 0x4948_4156_454f_5054
+  static let option: UInt64 = 0x4948_4156_454f_5054
   /// The start of every option reply.
-  package static let optionReply: UInt64 = 0x0003_e889_0455_65a9
+  static let optionReply: UInt64 = 0x0003_e889_0455_65a9
   /// The start of a compact request.
-  package static let request: UInt32 = 0x2560_9513
+  static let request: UInt32 = 0x2560_9513
   /// The start of a simple reply.
-  package static let simpleReply: UInt32 = 0x6744_6698
+  static let simpleReply: UInt32 = 0x6744_6698
   /// The start of a structured reply chunk.
-  package static let structuredReply: UInt32 = 0x668e_33ef
+  static let structuredReply: UInt32 = 0x668e_33ef
 }
 
 /// Limits of this server, in bytes.
@@ -76,21 +76,21 @@ enum InfoCode {
 }
 
 /// Transmission flags ("Transmission flags"): what an export can do.
-package struct TransmissionFlags: OptionSet, Sendable {
-  package let rawValue: UInt16
-  package init(rawValue: UInt16) { self.rawValue = rawValue }
+struct TransmissionFlags: OptionSet, Sendable {
+  let rawValue: UInt16
+  init(rawValue: UInt16) { self.rawValue = rawValue }
 
-  package static let hasFlags = TransmissionFlags(rawValue: 1 << 0)
-  package static let readOnly = TransmissionFlags(rawValue: 1 << 1)
-  package static let flush = TransmissionFlags(rawValue: 1 << 2)
-  package static let fua = TransmissionFlags(rawValue: 1 << 3)
-  package static let trim = TransmissionFlags(rawValue: 1 << 5)
-  package static let writeZeroes = TransmissionFlags(rawValue: 1 << 6)
-  package static let dontFragment = TransmissionFlags(rawValue: 1 << 7)
-  package static let multiConnection = TransmissionFlags(rawValue: 1 << 8)
+  static let hasFlags = TransmissionFlags(rawValue: 1 << 0)
+  static let readOnly = TransmissionFlags(rawValue: 1 << 1)
+  static let flush = TransmissionFlags(rawValue: 1 << 2)
+  static let fua = TransmissionFlags(rawValue: 1 << 3)
+  static let trim = TransmissionFlags(rawValue: 1 << 5)
+  static let writeZeroes = TransmissionFlags(rawValue: 1 << 6)
+  static let dontFragment = TransmissionFlags(rawValue: 1 << 7)
+  static let multiConnection = TransmissionFlags(rawValue: 1 << 8)
 
   /// What `export` offers a client; DF goes with structured replies and never without.
-  package init(for export: ExportDescription, structuredReplies: Bool) {
+  init(for export: ExportDescription, structuredReplies: Bool) {
     self = [.hasFlags, .flush, .fua, .multiConnection]
     if export.isReadOnly { insert(.readOnly) } else { formUnion([.trim, .writeZeroes]) }
     if structuredReplies { insert(.dontFragment) }

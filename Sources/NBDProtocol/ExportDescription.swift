@@ -15,6 +15,7 @@ package struct ExportDescription: Sendable, Equatable {
   /// The largest payload in bytes that is advertised.
   package var maximumPayload: UInt32
 
+  /// The default sizes suit most clients: 64 KiB preferred, 32 MiB as the largest payload.
   package init(
     name: String, text: String, byteCount: UInt64, isReadOnly: Bool, minimumBlock: UInt32,
     preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20
@@ -36,6 +37,7 @@ package struct BlockExtent: Sendable, Equatable {
   /// Flags of the context: for `base:allocation` bit 0 is HOLE and bit 1 is ZERO.
   package var flags: UInt32
 
+  /// An extent that follows the one before it: its place is not said.
   package init(byteCount: UInt64, flags: UInt32) {
     self.byteCount = byteCount
     self.flags = flags

@@ -4,8 +4,10 @@ package import Bytes
 package struct Request: Equatable, Sendable {
   /// The client's word for the request, which its reply repeats.
   package var cookie: UInt64
+  /// Already judged: nothing in it need be checked again.
   package var operation: Operation
 
+  /// Unchecked: the machine makes them after it has judged the message.
   package init(cookie: UInt64, operation: Operation) {
     self.cookie = cookie
     self.operation = operation
@@ -28,11 +30,14 @@ package struct Request: Equatable, Sendable {
 
 /// A request that is answered with an error.
 package struct Refusal: Equatable, Sendable {
+  /// The client's word for the request, as it came.
   package var cookie: UInt64
+  /// What goes on the wire.
   package var code: NBDError
   /// A sentence for people.
   package var message: String
 
+  /// The `message` goes on the wire only where structured replies were agreed on.
   package init(cookie: UInt64, code: NBDError, message: String) {
     self.cookie = cookie
     self.code = code

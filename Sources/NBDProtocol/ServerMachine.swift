@@ -31,8 +31,10 @@ package struct ServerMachine {
   package struct Step: Equatable, Sendable {
     /// How many bytes of the input are dealt with.
     package var consumed: Int
+    /// What to do after those bytes were dropped.
     package var event: Event
 
+    /// A step that deals with `consumed` bytes; 0 is allowed.
     package init(consumed: Int, event: Event) {
       self.consumed = consumed
       self.event = event

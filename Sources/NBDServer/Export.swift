@@ -77,10 +77,12 @@ package enum ReadOutcome: Sendable {
 
 /// A piece of a read's answer.
 package struct ReadPiece: Sendable, Equatable {
+  /// Bytes of the export, not of the reply.
   package var range: ByteRange
   /// Whether the piece is known to be all zeroes, so that it can go as a hole chunk.
   package var isHole: Bool
 
+  /// A hole says that the target is zero there.
   package init(range: ByteRange, isHole: Bool) {
     self.range = range
     self.isHole = isHole
@@ -111,9 +113,12 @@ package enum ReadWake: Sendable {
 
 /// A failure to tell the client: an NBD error number and a sentence.
 package struct ExportError: Error, Sendable {
+  /// What simple and structured replies carry.
   package var code: NBDError
+  /// A sentence for people; clients see it while they negotiate and in structured replies.
   package var message: String
 
+  /// An error for one request or one negotiation: the connection lives on.
   package init(_ code: NBDError, _ message: String) {
     self.code = code
     self.message = message

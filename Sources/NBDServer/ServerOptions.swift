@@ -9,6 +9,7 @@ package struct ServerOptions: Sendable {
   /// Memory for the data of reads, over all connections. At least one request must fit: 64 MiB.
   package var payloadBytesMax = 64 << 20
 
+  /// The bounds of `serve` when nothing else was asked for.
   package init() {}
 }
 

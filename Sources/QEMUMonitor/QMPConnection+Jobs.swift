@@ -1,10 +1,12 @@
 /// A background job, as `query-jobs` tells of it.
 package struct QEMUJob: Decodable, Sendable, Equatable {
+  /// The name that whoever started it gave it.
   package var id: String
-  /// `created`, `running`, `paused`, `ready`, `aborting`, `concluded`, …
+  /// One of qemu's words: `created`, `running`, `paused`, `ready`, `aborting`, `concluded` and others.
   package var status: String
-  /// Work done and work known, in the job's own unit (bytes for backups).
+  /// Work done, in the job's own unit (bytes for backups).
   package var currentProgress: Int64
+  /// Work known, in the job's own unit; it may grow while the job runs.
   package var totalProgress: Int64
   /// Why it failed; nil as long as it did not.
   package var error: String?

@@ -1,6 +1,6 @@
-package import ExtentJournal
-package import NBDProtocol
-package import NBDServer
+internal import ExtentJournal
+internal import NBDProtocol
+internal import NBDServer
 internal import Bytes
 internal import Threads
 
@@ -10,14 +10,14 @@ internal import Threads
 /// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows it while it arrives.
 ///
 /// A socket for readers shows views only; the empty name is the one disk's export there is.
-package struct JournalExports: ExportDirectory {
+struct JournalExports: ExportDirectory {
   private let journal: Journal
   private let showsIngest: Bool
   private let streams: Streams
 
   /// The exports of `journal` for a listening socket that shows everything (`showsIngest`) or only views. All
   /// directories of a journal share `streams`.
-  package init(journal: Journal, showsIngest: Bool, streams: Streams) {
+  init(journal: Journal, showsIngest: Bool, streams: Streams) {
     self.journal = journal
     self.showsIngest = showsIngest
     self.streams = streams
@@ -54,15 +54,15 @@ package struct JournalExports: ExportDirectory {
     }
   }
 
-  package func find(_ name: String) -> ExportDescription? { resolve(name).map(describe) }
+  func find(_ name: String) -> ExportDescription? { resolve(name).map(describe) }
 
-  package func list() -> [ExportDescription] {
+  func list() -> [ExportDescription] {
     journal.disks.flatMap { disk in
       (showsIngest ? [describe(.ingest(disk))] : []) + [describe(.view(disk))]
     }
   }
 
-  package func open(_ name: String) throws(ExportError) -> any ExportSession {
+  func open(_ name: String) throws(ExportError) -> any ExportSession {
     switch resolve(name) {
     case .ingest(let disk): IngestSession(disk, streams)
     case .view(let disk): ViewSession(disk)
@@ -72,13 +72,13 @@ package struct JournalExports: ExportDirectory {
 }
 
 /// Which connections have written to which disk: when the last of them says good-bye, the stream is complete.
-package final class Streams: @unchecked Sendable {
+final class Streams: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
   private var writers: [String: Int] = [:]
   private let log: JournalLog
 
-  package init(log: @escaping JournalLog) { self.log = log }
+  init(log: @escaping JournalLog) { self.log = log }
 
   fileprivate func begin(_ disk: Disk) {
     lock.withLock { writers[disk.name, default: 0] += 1 }

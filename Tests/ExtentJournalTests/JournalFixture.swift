@@ -64,6 +64,7 @@ final class JournalFixture {
 
   /// What was logged, from any thread.
   final class Messages: @unchecked Sendable {
+    // Sendable: guarded by `lock`.
     private let lock = Lock()
     private var lines: [String] = []
     func add(_ line: String) { lock.withLock { lines.append(line) } }
@@ -103,6 +104,7 @@ extension Disk {
 
 /// Counts wake-ups and lets a test wait for them.
 final class WakeCount: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
   private let lock = Lock()
   private let changed: Condition
   private var wakes: [ParkWake] = []

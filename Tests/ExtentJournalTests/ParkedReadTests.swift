@@ -202,6 +202,7 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
 
 /// Where threads wait for one another. They spin, so that they leave in the same microsecond.
 private final class Meeting: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
   private let lock = Lock()
   private var arrivals = 0
 

@@ -98,6 +98,7 @@ private func check(_ disk: Disk, _ block: UInt64, _ failures: JournalFixture.Mes
 
 /// A flag that several threads may look at.
 private final class Flag: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
   private let lock = Lock()
   private var value = false
   func set() { lock.withLock { value = true } }

@@ -63,10 +63,28 @@ extension Tidy {
         /^\s*(?:@\w+(?:\([^)]*\))?\s+)*(?:package|public)\s+(?:\w+\s+)*?(?:class|struct|enum|protocol|actor|typealias)\s+\w/
       for file in try SourceTree.allSwift.get() {
         for index in file.codeLines.indices where file.codeLines[index].contains(type) {
-          // What fits in a line, cases and all, speaks for itself.
-          if file.codeLines[index].hasSuffix("}") { continue }
+          // What fits in a line, cases and all, speaks for itself in a test.
+          if file.path.hasPrefix("Tests/"), file.codeLines[index].hasSuffix("}") { continue }
           let above = file.lines[..<index].reversed().first { !$0.contains(/^\s*@/) } ?? ""
           #expect(above.contains(/^\s*\/\/\//), "\(file.place(index))")
+        }
+      }
+    }
+
+    @Test("every member that other targets see is documented, in sentences")
+    func memberDocumentation() throws {
+      let member =
+        /^\s*(?:@\w+(?:\([^)]*\))?\s+)*(?:\w+\s+)*?(?:package|public)\s+(?:\w+(?:\(\w+\))?\s+)*?(?:init|func|var|let|subscript)\b/
+      // What the standard library asks of a type has one meaning everywhere. Only these, and not what a protocol of
+      // our own asks for: there an implementation has something to say.
+      let required =
+        /\b(?:func (?:==|<)|func hash\(into|func encode\(to|init\(from decoder|init\(rawValue|(?:let|var) rawValue|var description|init\(\w+Literal)/
+      for file in try SourceTree.product.get() {
+        for index in file.codeLines.indices
+        where file.codeLines[index].contains(member) && !file.codeLines[index].contains(required) {
+          let above = file.lines[..<index].reversed().drop { $0.contains(/^\s*@/) }
+          let comment = above.prefix { $0.contains(/^\s*\/\/\//) }
+          #expect(comment.contains { $0.contains(/\.(?:\s|$)/) }, "\(file.place(index))")
         }
       }
     }

@@ -10,6 +10,7 @@ package struct FrameAddress: Hashable, Sendable {
   /// Size of the frame item (header, extents and stored bytes) in KiB, rounded up; 1 to 511.
   package var kibibytes: UInt16
 
+  /// Unchecked: whoever makes one keeps to the limits of the fields.
   package init(segment: UInt64, granule: UInt32, kibibytes: UInt16) {
     self.segment = segment
     self.granule = granule
@@ -18,9 +19,10 @@ package struct FrameAddress: Hashable, Sendable {
 
   /// Bytes per granule: items of a group are packed on this.
   package static let granuleByteCount: UInt64 = 16
+  /// The largest number of a segment: what 34 bits hold.
   package static let segmentMax: UInt64 = (1 << 34) - 1
 
-  package var offset: UInt64 { UInt64(granule) * Self.granuleByteCount }
+  var offset: UInt64 { UInt64(granule) * Self.granuleByteCount }
 }
 
 /// Where the content of a run of sectors is, once it is in a segment.
@@ -32,6 +34,7 @@ package enum Placement: ExtentValue {
   /// All zeroes, given back.
   case trim
 
+  /// The same frame `sectors` further on; zeroes have no place to move.
   package func advanced(by sectors: UInt64) -> Placement {
     switch self {
     case .frame(let address, let skip): .frame(address, skip: skip + UInt32(sectors))
@@ -51,11 +54,12 @@ package struct IndexEntry: Equatable, Sendable {
   package var start: UInt16
   /// Sectors, 1 to 1024.
   package var count: UInt16
+  /// What its first sector is; the others follow it.
   package var placement: Placement
 
-  package static let byteCount = 12
+  static let byteCount = 12
 
-  package var end: UInt16 { start + count }
+  var end: UInt16 { start + count }
 
   /// The entry as its 64 high and 32 low bits.
   package var bits: (high: UInt64, low: UInt32) {
@@ -68,11 +72,12 @@ package struct IndexEntry: Equatable, Sendable {
       kind = 1
       skipBits = UInt64(skip)
       kibibytes = UInt64(address.kibibytes)
+      precondition(address.granule < 1 << 22, "frame beyond what an entry can address")
       reference = address.segment << 22 | UInt64(address.granule)
     case .zero: kind = 2
     case .trim: kind = 3
     }
-    precondition(start < 1024 && count >= 1 && count <= 1024, "entry outside its region")
+    precondition(count >= 1 && start + count <= 1024, "entry outside its region")
     precondition(skipBits < 512 && kibibytes < 512 && reference < 1 << 56, "placement too large for an entry")
     var fields = UInt64(start)
     fields = fields << 10 | UInt64(count - 1)
@@ -82,6 +87,7 @@ package struct IndexEntry: Equatable, Sendable {
     return (fields << 24 | reference >> 32, UInt32(truncatingIfNeeded: reference))
   }
 
+  /// Unchecked: `bits` traps on what it has no room for.
   package init(start: UInt16, count: UInt16, placement: Placement) {
     self.start = start
     self.count = count

@@ -1,18 +1,18 @@
-package import Bytes
+internal import Bytes
 
 /// A region of a disk: 512 KiB, one row of the index.
-package enum Region {
-  package static let sectorCount: UInt64 = 1024
+enum Region {
+  static let sectorCount: UInt64 = 1024
   /// Parts of a split region and the sectors of each.
-  package static let partCount = 8
-  package static let partSectorCount: UInt64 = 128
+  static let partCount = 8
+  static let partSectorCount: UInt64 = 128
 
   /// The regions that `range` touches.
-  package static func indices(_ range: SectorRange) -> Range<UInt64> {
+  static func indices(_ range: SectorRange) -> Range<UInt64> {
     range.isEmpty ? 0..<0 : range.start / sectorCount..<(range.end - 1) / sectorCount + 1
   }
 
-  package static func range(_ index: UInt64) -> SectorRange {
+  static func range(_ index: UInt64) -> SectorRange {
     SectorRange(start: index * sectorCount, count: sectorCount)
   }
 }
@@ -22,9 +22,9 @@ package enum Region {
 /// Why the limits: LMDB 0.9 keeps a node (8 bytes, key, value) inside a page only up to 2038 bytes; beyond, the value
 /// moves to pages of its own and the packing is lost. With a 16-byte key that leaves 2014 for the value.
 package enum RegionRow {
-  package static let version: UInt8 = 1
-  package static let splitFlag: UInt8 = 1
-  package static let headerByteCount = 4
+  static let version: UInt8 = 1
+  static let splitFlag: UInt8 = 1
+  static let headerByteCount = 4
   /// Most entries of a row that is not split.
   package static let entriesMax = 160
 

@@ -8,6 +8,7 @@ internal import Threads
 
 /// A piece of an answered read.
 package struct ReadRun: Sendable, Equatable {
+  /// Bytes of the disk; inside the range that was read.
   package var range: ByteRange
   /// Whether it is known to be zeroes without having been stored as bytes.
   package var isZero: Bool
@@ -23,10 +24,12 @@ package enum ViewRead: Sendable {
 
 /// One extent of a disk as block status tells it.
 package struct StatusRun: Sendable, Equatable {
+  /// Length in bytes.
   package var byteCount: UInt64
   /// Whether it reads as zeroes and holds nothing.
   package var isHole: Bool
 
+  /// A run that follows the one before it: its place is not said.
   package init(byteCount: UInt64, isHole: Bool) {
     self.byteCount = byteCount
     self.isHole = isHole

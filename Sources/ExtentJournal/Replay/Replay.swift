@@ -4,7 +4,9 @@ internal import Bytes
 package enum Replay {
   /// What a replay wrote, in bytes of the disk.
   package struct Report: Sendable {
+    /// Copied from frames.
     package var dataBytes: UInt64 = 0
+    /// Zeroed or trimmed by the writer; zeroes in the output.
     package var zeroBytes: UInt64 = 0
     /// Never arrived (or never written); zeroes in the output.
     package var absentBytes: UInt64 = 0

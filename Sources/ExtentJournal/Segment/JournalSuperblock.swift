@@ -3,10 +3,10 @@ internal import Bytes
 
 /// 128 random bits that tell one journal, or one ring, from every other.
 package struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
-  package var high: UInt64
-  package var low: UInt64
+  var high: UInt64
+  var low: UInt64
 
-  package static let zero = JournalUUID(high: 0, low: 0)
+  static let zero = JournalUUID(high: 0, low: 0)
 
   /// A random (version 4) UUID.
   package static func random() -> JournalUUID {
@@ -15,7 +15,7 @@ package struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
       low: UInt64.random(in: 0 ... .max) & ~(3 << 62) | 2 << 62)
   }
 
-  package init(high: UInt64, low: UInt64) {
+  init(high: UInt64, low: UInt64) {
     self.high = high
     self.low = low
   }
@@ -42,19 +42,21 @@ package struct JournalUUID: Hashable, Sendable, CustomStringConvertible {
 
 /// `DIR/journal`: who the journal is, whether it was closed cleanly, and where its spool ring lies.
 package struct JournalSuperblock: Equatable, Sendable {
+  /// The identity that every segment repeats.
   package var journal: JournalUUID
-  package var createdNanoseconds: UInt64
-  package var isClean: Bool
-  package var ring: JournalUUID
-  package var boot: JournalUUID
-  package var ringPath: String
-  package var adminAddress: String
+  var createdNanoseconds: UInt64
+  var isClean: Bool
+  var ring: JournalUUID
+  var boot: JournalUUID
+  var ringPath: String
+  var adminAddress: String
 
-  package static let byteCount = 4096
+  static let byteCount = 4096
   private static let magic: UInt64 = 0x5350_494C_4C57_4159  // SPILLWAY
   /// Most bytes of each of the two texts.
   package static let textBytesMax = 1900
 
+  /// All 4096 bytes, checksum included; traps when a text is longer than `textBytesMax`.
   package var encoded: [UInt8] {
     var bytes: [UInt8] = []
     bytes.appendBigEndian(Self.magic)
@@ -80,6 +82,7 @@ package struct JournalSuperblock: Equatable, Sendable {
     return bytes
   }
 
+  /// Texts longer than `textBytesMax` trap only when they are encoded.
   package init(
     journal: JournalUUID, createdNanoseconds: UInt64, isClean: Bool, ring: JournalUUID, boot: JournalUUID,
     ringPath: String, adminAddress: String
@@ -102,10 +105,11 @@ package struct JournalSuperblock: Equatable, Sendable {
     let span = unsafe bytes.span.bytes
     guard Checksum.xxh3(span.extracting(0..<4088), seed: 0) == span.bigEndian(at: 4088, as: UInt64.self)
     else { throw FormatFlaw("is damaged") }
-    let verdict = FormatVersion.judge(
-      major: span.bigEndian(at: 8), incompatible: span.bigEndian(at: 12),
-      readOnlyCompatible: span.bigEndian(at: 16))
-    guard verdict == .use else { throw FormatFlaw("was written by a newer version of spillway") }
+    guard
+      FormatVersion.isKnown(
+        major: span.bigEndian(at: 8), incompatible: span.bigEndian(at: 12),
+        readOnlyCompatible: span.bigEndian(at: 16))
+    else { throw FormatFlaw("was written by a newer version of spillway") }
     journal = JournalUUID(high: span.bigEndian(at: 24), low: span.bigEndian(at: 32))
     createdNanoseconds = span.bigEndian(at: 40)
     isClean = span.bigEndian(at: 48, as: UInt8.self) == 1

@@ -4,29 +4,31 @@ package import Bytes
 // disk is believed only when its checksum, seeded by the segment's salt and the place, is right.
 
 /// Feature bits of this version: none of any kind is known yet.
-package enum FormatVersion {
-  package static let major: UInt16 = 1
-  package static let minor: UInt16 = 0
+enum FormatVersion {
+  static let major: UInt16 = 1
+  static let minor: UInt16 = 0
 
-  /// What to do with a file of this version and these feature bits.
-  package static func judge(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> Verdict {
-    guard major == Self.major, incompatible == 0 else { return .refuse }
-    return readOnlyCompatible == 0 ? .use : .readOnly
+  /// Whether this version may use a file of that version with those feature bits.
+  ///
+  /// A file that a newer version allows to be read, but not written, is refused like one that it does not: what opens
+  /// a journal here may have to recover it.
+  static func isKnown(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> Bool {
+    major == Self.major && incompatible == 0 && readOnlyCompatible == 0
   }
-
-  package enum Verdict { case use, readOnly, refuse }
 }
 
 /// The first 4 KiB of a segment.
 package struct SegmentSuperblock: Equatable, Sendable {
-  package var segment: UInt64
-  package var salt: UInt64
-  package var journal: JournalUUID
-  package var createdNanoseconds: UInt64
+  var segment: UInt64
+  var salt: UInt64
+  var journal: JournalUUID
+  var createdNanoseconds: UInt64
 
+  /// Its size on disk, and where the first group begins.
   package static let byteCount = 4096
   private static let magic: UInt64 = 0x5350_5753_4547_4D54  // SPWSEGMT
 
+  /// Writes the fields and the checksum; `target` has 4096 bytes and is zero before.
   package func encode(into target: inout MutableRawSpan) {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(FormatVersion.major, at: 8)
@@ -41,6 +43,7 @@ package struct SegmentSuperblock: Equatable, Sendable {
     target.storeBigEndian(checksum, at: 4088)
   }
 
+  /// The superblock of a fresh segment, with a random `salt`.
   package init(segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64) {
     self.segment = segment
     self.salt = salt
@@ -63,8 +66,8 @@ package struct SegmentSuperblock: Equatable, Sendable {
     else { throw FormatFlaw("has a damaged superblock") }
     let major: UInt16 = bytes.bigEndian(at: 8)
     guard
-      FormatVersion.judge(major: major, incompatible: bytes.bigEndian(at: 12), readOnlyCompatible: 0)
-        != .refuse
+      FormatVersion.isKnown(
+        major: major, incompatible: bytes.bigEndian(at: 12), readOnlyCompatible: bytes.bigEndian(at: 16))
     else { throw FormatFlaw("was written by a newer version") }
     segment = bytes.bigEndian(at: 24)
     salt = bytes.bigEndian(at: 32)
@@ -75,11 +78,11 @@ package struct SegmentSuperblock: Equatable, Sendable {
 
 /// What is wrong with bytes that were read, as the end of a sentence about them.
 package struct FormatFlaw: Error {
-  package var sentence: String
+  var sentence: String
   /// Whether a crash can explain it: the bytes were never written as a whole.
-  package var isTorn: Bool
+  var isTorn: Bool
 
-  package init(_ sentence: String, isTorn: Bool = false) {
+  init(_ sentence: String, isTorn: Bool = false) {
     self.sentence = sentence
     self.isTorn = isTorn
   }
@@ -87,15 +90,16 @@ package struct FormatFlaw: Error {
 
 /// A piece of a frame: which sectors, and the sequence of the record that brought them.
 package struct FrameExtent: Equatable, Sendable {
-  package var range: SectorRange
-  package var sequence: UInt64
+  var range: SectorRange
+  var sequence: UInt64
 
+  /// An extent whose `range` has at most 512 sectors and starts below 2⁴⁸.
   package init(range: SectorRange, sequence: UInt64) {
     self.range = range
     self.sequence = sequence
   }
 
-  package static let byteCount = 16
+  static let byteCount = 16
 }
 
 /// How a frame's bytes are stored.
@@ -106,18 +110,19 @@ package enum Codec: UInt8, Sendable {
 
 /// The header of a frame item.
 package struct FrameHeader: Equatable, Sendable {
-  package var codec: Codec
-  package var level: Int8
-  package var layer: LayerKey
-  package var storedByteCount: Int
-  package var payloadChecksum: UInt64
-  package var extents: [FrameExtent]
+  var codec: Codec
+  var level: Int8
+  var layer: LayerKey
+  var storedByteCount: Int
+  var payloadChecksum: UInt64
+  var extents: [FrameExtent]
 
-  package static let magic: UInt32 = 0x5350_5746  // SPWF
-  package static let fixedByteCount = 40
-  package static let rawBytesMax = 256 << 10
+  static let magic: UInt32 = 0x5350_5746  // SPWF
+  static let fixedByteCount = 40
+  static let rawBytesMax = 256 << 10
 
-  package var rawByteCount: Int { extents.reduce(0) { $0 + Int($1.range.byteCount) } }
+  var rawByteCount: Int { extents.reduce(0) { $0 + Int($1.range.byteCount) } }
+  /// Bytes of the header and its extents, without what is stored.
   package var byteCount: Int { Self.fixedByteCount + extents.count * FrameExtent.byteCount }
   /// Header, extents and stored bytes, without padding.
   package var itemByteCount: Int { byteCount + storedByteCount }
@@ -148,6 +153,7 @@ package struct FrameHeader: Equatable, Sendable {
     return checksum
   }
 
+  /// Unchecked: 1 to 512 extents, together at most `rawBytesMax`.
   package init(
     codec: Codec, level: Int8, layer: LayerKey, storedByteCount: Int, payloadChecksum: UInt64,
     extents: [FrameExtent]
@@ -194,9 +200,10 @@ package struct FrameHeader: Equatable, Sendable {
 
 /// The header and body of a record item.
 package enum RecordItem {
-  package static let magic: UInt32 = 0x5350_5752  // SPWR
-  package static let fixedByteCount = 48
+  static let magic: UInt32 = 0x5350_5752  // SPWR
+  static let fixedByteCount = 48
 
+  /// Bytes of the item without padding.
   package static func byteCount(_ record: Record) -> Int { fixedByteCount + record.body.count }
 
   /// Writes `record` to the start of `target` and returns its checksum, for the chain.
@@ -245,19 +252,21 @@ package enum RecordItem {
 
 /// The commit record that ends a group.
 package struct CommitRecord: Equatable, Sendable {
-  package var batch: UInt64
-  package var firstSequence: UInt64
-  package var lastSequence: UInt64
+  var batch: UInt64
+  var firstSequence: UInt64
+  var lastSequence: UInt64
   /// A batch known to be durable when this one was written.
   package var durableThrough: UInt64
   /// From the start of the group to the end of this record.
   package var groupByteCount: UInt64
-  package var timeNanoseconds: UInt64
-  package var chain: UInt64
+  var timeNanoseconds: UInt64
+  var chain: UInt64
 
-  package static let magic: UInt32 = 0x5350_5743  // SPWC
+  static let magic: UInt32 = 0x5350_5743  // SPWC
+  /// Its size, which is also its share of the group: 80 is a multiple of 16.
   package static let byteCount = 80
 
+  /// Writes all 80 bytes, as part 1 of 1; `seed` is the segment's salt plus the record's offset.
   package func encode(into target: inout MutableRawSpan, seed: UInt64) {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(UInt16(1), at: 4)
@@ -273,6 +282,7 @@ package struct CommitRecord: Equatable, Sendable {
     target.storeBigEndian(Checksum.xxh3(target.bytes.extracting(0..<72), seed: seed), at: 72)
   }
 
+  /// The record of a group that holds its batch alone; the batch before has the number below.
   package init(
     batch: UInt64, firstSequence: UInt64, lastSequence: UInt64, durableThrough: UInt64,
     groupByteCount: UInt64,
@@ -303,18 +313,18 @@ package struct CommitRecord: Equatable, Sendable {
 }
 
 /// The chain of a batch: what was before, and every header checksum of its group, in order.
-package struct BatchChain {
+struct BatchChain {
   private var bytes: [UInt8]
 
-  package init(previous: UInt64) {
+  init(previous: UInt64) {
     bytes = []
     bytes.appendBigEndian(previous)
   }
 
-  package mutating func add(_ checksum: UInt64) { bytes.appendBigEndian(checksum) }
+  mutating func add(_ checksum: UInt64) { bytes.appendBigEndian(checksum) }
 
   // SAFETY: bytes of UInt8 have no padding.
-  package var value: UInt64 { unsafe Checksum.xxh3(bytes.span.bytes, seed: 0) }
+  var value: UInt64 { unsafe Checksum.xxh3(bytes.span.bytes, seed: 0) }
 }
 
 /// The checksum of an item's fixed part and of what follows its checksum field.

@@ -11,28 +11,34 @@ internal import Extents
 
 /// A frame to be made: pieces of one layer, in order of their offsets.
 package struct FrameDraft: Sendable, Equatable {
+  /// The one to which every piece belongs: frames are not shared between disks or generations.
   package var layer: LayerKey
+  /// At least one; they neither overlap nor come out of order.
   package var pieces: [Piece]
 
   /// Sectors, the record that brought them, and where their bytes lie in the ring.
   package struct Piece: Sendable, Equatable {
+    /// Never empty, and never across a multiple of 128 KiB.
     package var range: SectorRange
-    package var sequence: UInt64
+    var sequence: UInt64
+    /// A position in the spool ring; the bytes follow without gaps.
     package var position: UInt64
   }
 
+  /// Bytes before compression: at most 128 KiB.
   package var rawByteCount: Int { pieces.reduce(0) { $0 + Int($1.range.byteCount) } }
-  package var extents: [FrameExtent] { pieces.map { FrameExtent(range: $0.range, sequence: $0.sequence) } }
+  var extents: [FrameExtent] { pieces.map { FrameExtent(range: $0.range, sequence: $0.sequence) } }
 }
 
 /// The frames and record items of one batch.
 package struct BatchPlan: Sendable, Equatable {
+  /// By layer, and within one roughly by offset: a shared frame closes when it is full.
   package var frames: [FrameDraft] = []
   /// Zeroes, trims and records without extent, by layer and offset within their kind.
   package var records: [Record] = []
 
-  package static let sequentialFrameSectors: UInt64 = 256  // 128 KiB
-  package static let sharedFrameSectors: UInt64 = 128  // 64 KiB
+  static let sequentialFrameSectors: UInt64 = 256  // 128 KiB
+  static let sharedFrameSectors: UInt64 = 128  // 64 KiB
 
   /// The plan for `batch`, which is in sequence order.
   package init(_ batch: [Record], positions: [UInt64]) {
@@ -107,9 +113,9 @@ package struct BatchPlan: Sendable, Equatable {
 /// Which zstd level the next frames get: the fuller the ring, the cheaper. On data of virtual machines each step buys
 /// a fifth to a third more speed for a tenth more bytes. Storing raw is no step of it: what is stored is never
 /// compressed again, and a full ring already slows the writer down to what the packers can do.
-package enum LevelLadder {
+enum LevelLadder {
   /// The level for a ring filled to `used` of `capacity` bytes.
-  package static func level(used: UInt64, capacity: UInt64) -> Int32 {
+  static func level(used: UInt64, capacity: UInt64) -> Int32 {
     switch used * 100 / max(capacity, 1) {
     case 0..<25: 3
     case 25..<50: 1
@@ -119,5 +125,5 @@ package enum LevelLadder {
   }
 
   /// The most bytes that a compressed frame of `rawByteCount` may have to be worth decompressing.
-  package static func storedBytesMax(_ rawByteCount: Int) -> Int { rawByteCount - rawByteCount / 16 }
+  static func storedBytesMax(_ rawByteCount: Int) -> Int { rawByteCount - rawByteCount / 16 }
 }

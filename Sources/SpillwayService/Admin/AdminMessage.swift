@@ -5,16 +5,16 @@ package import QEMUMonitor
 
 /// The version of this program, as `--version` and the greeting of the admin socket tell it.
 package enum Version {
-  package static let major: Int64 = 0
-  package static let minor: Int64 = 1
-  package static let patch: Int64 = 0
+  static let major: Int64 = 0
+  static let minor: Int64 = 1
+  static let patch: Int64 = 0
   /// All three, with dots.
   package static let text = "\(major).\(minor).\(patch)"
 }
 
 /// A command that came over the admin socket.
 package struct AdminRequest: Sendable, Equatable {
-  /// What to do: `status`, `complete`, …
+  /// What to do: `status`, `complete` and others.
   package var command: String
   /// The command's arguments.
   package var arguments: [String: JSONValue]
@@ -56,19 +56,19 @@ package struct AdminRequest: Sendable, Equatable {
 
 /// A line that is no request.
 package struct AdminRefusal: Error, Sendable, Equatable {
-  package var message: String
-  package var id: JSONValue?
+  var message: String
+  var id: JSONValue?
 
-  package init(_ message: String, id: JSONValue? = nil) {
+  init(_ message: String, id: JSONValue? = nil) {
     self.message = message
     self.id = id
   }
 }
 
 /// What goes back to the client.
-package enum AdminReply {
+enum AdminReply {
   /// The first line of every connection.
-  package static var greeting: JSONValue {
+  static var greeting: JSONValue {
     [
       "QMP": [
         "version": [
@@ -82,12 +82,12 @@ package enum AdminReply {
   }
 
   /// The work is done.
-  package static func success(_ value: JSONValue, id: JSONValue?) -> JSONValue {
+  static func success(_ value: JSONValue, id: JSONValue?) -> JSONValue {
     object(["return": value], id: id)
   }
 
   /// The work is not done. The error's class is the word of the exit status that a tool should end with.
-  package static func failure(_ error: ServiceError, id: JSONValue?) -> JSONValue {
+  static func failure(_ error: ServiceError, id: JSONValue?) -> JSONValue {
     object(["error": ["class": .string(error.status.word), "desc": .string(error.message)]], id: id)
   }
 

@@ -4,20 +4,23 @@ package struct ServeArguments: Sendable {
   package var journal: String
   /// `--disk`, in order.
   package var disks: [String] = []
-  /// `--listen` and `--view`, in order; none means the default socket in the journal directory.
+  /// `--listen`, in order; none means the default socket in the journal directory.
   package var listen: [String] = []
+  /// `--view`, in order; none means the default socket in the journal directory.
   package var view: [String] = []
   /// `--admin`; nil means the default socket in the journal directory.
   package var admin: String?
   /// `--run`.
   package var run: String?
-  /// `--unarrived` and `--after-complete`.
+  /// `--unarrived`; nil means to wait.
   package var unarrived: String?
+  /// `--after-complete`; nil leaves it to the mode of the disk.
   package var afterComplete: String?
   /// `--read-timeout`, in seconds.
   package var readTimeout: String?
-  /// `--spool-dir` and `--spool-size`.
+  /// `--spool-dir`.
   package var spoolDirectory: String?
+  /// `--spool-size`, with or without a suffix such as M.
   package var spoolSize: String?
   /// `--accept-loss`.
   package var acceptLoss = false

@@ -9,8 +9,9 @@ package struct ServeConfiguration: Sendable {
   package var directory: JournalLocation
   /// The disks of the command line, in order; their names differ.
   package var disks: [DiskSpecification]
-  /// Where every export is served, and where only views are. Never empty, no address twice.
+  /// Where every export is served; never empty. No address is twice in this list, `view` and the admin socket.
   package var listen: [ListenAddress]
+  /// Where only views are served; never empty.
   package var view: [ListenAddress]
   /// The path of the admin socket.
   package var adminPath: String

@@ -86,7 +86,7 @@ private final class CStrings {
   let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
   private let count: Int
 
-  package init(_ strings: [String]) {
+  init(_ strings: [String]) {
     count = strings.count
     unsafe pointers = .allocate(capacity: strings.count + 1)
     // SAFETY: count + 1 slots were allocated and each is initialised once.

@@ -4,17 +4,21 @@ internal import NBDServer
 
 /// Logs to stderr in the form of `StandardError`; everything but plain information names its level.
 package struct StandardErrorLog: LogHandler {
+  /// Required by swift-log, which drops what is below before `log` is called.
   package var logLevel: Logger.Level
+  /// Required by swift-log; never printed.
   package var metadata: Logger.Metadata = [:]
 
   /// A handler that drops what is less important than `level`.
   package init(level: Logger.Level) { logLevel = level }
 
+  /// Required by swift-log; it reads and writes `metadata`.
   package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
     get { metadata[key] }
     set { metadata[key] = newValue }
   }
 
+  /// Writes one line with one call, from any thread; a failure is ignored.
   package func log(event: LogEvent) {
     StandardError.printLine(Self.text(event.level, event.message.description))
   }
