@@ -14,66 +14,6 @@ internal import Threads
 // 4. A read parks under the lock, after looking again: between its look and its park nothing arrives unnoticed.
 //    `indexVersion` tells it when something went from `flushing` to the index meanwhile.
 
-/// Where the content of a run of sectors is while it is in the ring.
-struct SpoolPlace: ExtentValue {
-  var sequence: UInt64
-  /// Data, zero or trim.
-  var kind: RecordKind
-  /// Position in the ring of the run's first byte (data only).
-  var position: UInt64
-
-  func advanced(by sectors: UInt64) -> SpoolPlace {
-    SpoolPlace(sequence: sequence, kind: kind, position: position + sectors * Sector.byteCount)
-  }
-}
-
-/// A committed record that is not yet in a segment.
-struct PendingRecord: Sendable {
-  var record: Record
-  /// Where it lies in the ring.
-  var slot: SpoolSlot
-  /// When it was committed (nanoseconds of MonotonicClock).
-  var since: UInt64
-}
-
-/// One generation of one disk, as far as memory knows it. Guarded by the ledger's lock.
-final class Layer: @unchecked Sendable {
-  // Sendable: constants, and variables guarded by the commit lock.
-  let key: LayerKey
-  let kind: GenerationKind
-  let name: String
-  fileprivate(set) var isComplete = false
-  fileprivate(set) var taint: String?
-  fileprivate(set) var spooled = ExtentMap<SpoolPlace>()
-  fileprivate(set) var active = ExtentMap<Placement>()
-  fileprivate(set) var flushing = ExtentMap<Placement>()
-  var parked = ParkedReads()
-
-  init(key: LayerKey, kind: GenerationKind, name: String) {
-    self.key = key
-    self.kind = kind
-    self.name = name
-  }
-
-  init(state: LayerState) {
-    key = state.key
-    kind = state.kind
-    name = state.name
-    isComplete = state.isComplete
-    taint = state.taint
-  }
-}
-
-/// What the index keeps of a generation besides its extents.
-struct LayerState: Sendable {
-  var key: LayerKey
-  var kind: GenerationKind
-  var base: UInt32 = 0
-  var name: String
-  var isComplete = false
-  var taint: String?
-}
-
 /// See the note at the top of the file.
 final class Ledger: @unchecked Sendable {
   // Sendable: every variable is guarded by `lock`.
@@ -379,31 +319,4 @@ final class Ledger: @unchecked Sendable {
 extension RecordKind {
   /// Whether the record sets sectors (data, zero, trim).
   var hasExtent: Bool { self == .data || self == .zero || self == .trim }
-}
-
-/// How far the segments have been worked into the index, or published.
-struct AppliedPosition: Equatable, Sendable {
-  /// Segment and offset behind the last group; segment 0 before the first.
-  var segment: UInt64 = 0
-  var offset: UInt64 = 0
-  var batch: UInt64 = 0
-  var sequence: UInt64 = 0
-  var chain: UInt64 = 0
-}
-
-/// A batch that lies in a segment, as readers and the index need it.
-struct PublishedBatch: Sendable {
-  var end: AppliedPosition
-  var extents: [(LayerKey, SectorRange, Placement)]
-  /// Records without extent, in sequence order.
-  var records: [Record]
-  var framedByteCount: UInt64 = 0
-  var storedByteCount: UInt64 = 0
-}
-
-/// What one index commit adds.
-struct IndexDelta: Sendable {
-  var end: AppliedPosition
-  var records: [Record]
-  var extents: [(LayerKey, ExtentMap<Placement>)]
 }

@@ -6,11 +6,11 @@ import Threads
 
 // Goal: whoever reads while the ring is reused, batches are published and the index is committed sees, for each block,
 // one whole version of it, and never an older one than it saw before.
-// Method: a ring of 16 MiB under 70 MiB of writes to 128 blocks; every word of a block says which block and version it
+// Method: a ring of 16 MiB under 70 MiB of writes to 12 blocks; every word of a block says which block and version it
 // is. Readers check each word; a writer's own read must see its last write.
 
 private let blockByteCount = 64 << 10
-private let blocks: UInt64 = 128
+private let blocks: UInt64 = 12
 
 private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
   // The words differ along the block, so that a shifted copy shows.

@@ -1,0 +1,62 @@
+internal import Bytes
+internal import Extents
+
+/// Where the content of a run of sectors is while it is in the ring.
+struct SpoolPlace: ExtentValue {
+  var sequence: UInt64
+  /// Data, zero or trim.
+  var kind: RecordKind
+  /// Position in the ring of the run's first byte (data only).
+  var position: UInt64
+
+  func advanced(by sectors: UInt64) -> SpoolPlace {
+    SpoolPlace(sequence: sequence, kind: kind, position: position + sectors * Sector.byteCount)
+  }
+}
+
+/// A committed record that is not yet in a segment.
+struct PendingRecord: Sendable {
+  var record: Record
+  /// Where it lies in the ring.
+  var slot: SpoolSlot
+  /// When it was committed (nanoseconds of MonotonicClock).
+  var since: UInt64
+}
+
+/// One generation of one disk, as far as memory knows it. Guarded by the ledger's lock.
+final class Layer: @unchecked Sendable {
+  // Sendable: constants, and variables guarded by the commit lock; only the ledger changes them.
+  let key: LayerKey
+  let kind: GenerationKind
+  let name: String
+  var isComplete = false
+  var taint: String?
+  var spooled = ExtentMap<SpoolPlace>()
+  var active = ExtentMap<Placement>()
+  var flushing = ExtentMap<Placement>()
+  var parked = ParkedReads()
+
+  init(key: LayerKey, kind: GenerationKind, name: String) {
+    self.key = key
+    self.kind = kind
+    self.name = name
+  }
+
+  init(state: LayerState) {
+    key = state.key
+    kind = state.kind
+    name = state.name
+    isComplete = state.isComplete
+    taint = state.taint
+  }
+}
+
+/// What the index keeps of a generation besides its extents.
+struct LayerState: Sendable {
+  var key: LayerKey
+  var kind: GenerationKind
+  var base: UInt32 = 0
+  var name: String
+  var isComplete = false
+  var taint: String?
+}

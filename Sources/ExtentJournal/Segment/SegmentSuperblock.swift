@@ -1,0 +1,60 @@
+internal import Bytes
+
+/// The first 4 KiB of a segment.
+package struct SegmentSuperblock: Equatable, Sendable {
+  var segment: UInt64
+  var salt: UInt64
+  var journal: JournalUUID
+  var createdNanoseconds: UInt64
+
+  /// Its size on disk, and where the first group begins.
+  package static let byteCount = 4096
+  private static let magic: UInt64 = 0x5350_5753_4547_4D54  // SPWSEGMT
+
+  /// Writes the fields and the checksum; `target` has 4096 bytes and is zero before.
+  package func encode(into target: inout MutableRawSpan) {
+    target.storeBigEndian(Self.magic, at: 0)
+    target.storeBigEndian(FormatVersion.major, at: 8)
+    target.storeBigEndian(FormatVersion.minor, at: 10)
+    target.storeBigEndian(segment, at: 24)
+    target.storeBigEndian(salt, at: 32)
+    target.storeBigEndian(journal.high, at: 40)
+    target.storeBigEndian(journal.low, at: 48)
+    target.storeBigEndian(createdNanoseconds, at: 56)
+    target.storeBigEndian(UInt8(1), at: 64)
+    let checksum = Checksum.xxh3(target.bytes.extracting(0..<4088), seed: 0)
+    target.storeBigEndian(checksum, at: 4088)
+  }
+
+  /// The superblock of a fresh segment, with a random `salt`.
+  package init(segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64) {
+    self.segment = segment
+    self.salt = salt
+    self.journal = journal
+    self.createdNanoseconds = createdNanoseconds
+  }
+
+  /// Throws a sentence that says what is wrong with the superblock.
+  package init(_ bytes: RawSpan) throws(FormatFlaw) {
+    // Its fields lie in the first sector and its checksum in the last. One of them all zero in a new file means that
+    // it was never written; a superblock that was whole once does not come to look like that.
+    guard bytes.byteCount >= Self.byteCount, !bytes.extracting(0..<512).isAllZero,
+      !bytes.extracting(3584..<4096).isAllZero
+    else { throw FormatFlaw("has no segment superblock", isTorn: true) }
+    guard bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
+      throw FormatFlaw("has no segment superblock")
+    }
+    guard
+      Checksum.xxh3(bytes.extracting(0..<4088), seed: 0) == bytes.bigEndian(at: 4088, as: UInt64.self)
+    else { throw FormatFlaw("has a damaged superblock") }
+    let major: UInt16 = bytes.bigEndian(at: 8)
+    guard
+      FormatVersion.isKnown(
+        major: major, incompatible: bytes.bigEndian(at: 12), readOnlyCompatible: bytes.bigEndian(at: 16))
+    else { throw FormatFlaw("was written by a newer version") }
+    segment = bytes.bigEndian(at: 24)
+    salt = bytes.bigEndian(at: 32)
+    journal = JournalUUID(high: bytes.bigEndian(at: 40), low: bytes.bigEndian(at: 48))
+    createdNanoseconds = bytes.bigEndian(at: 56)
+  }
+}
