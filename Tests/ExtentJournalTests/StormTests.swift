@@ -68,6 +68,46 @@ private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
     #expect(status.spilledThrough > 500, "nothing moved")
   }
 
+  @Test(
+    "writers and zeroers of the same regions get through a full ring, on both kinds of disk",
+    arguments: DiskMode.allCases)
+  func fullRing(mode: DiskMode) throws {
+    let fixture = try JournalFixture()
+    try fixture.makeDisk("d", byteCount: 256 << 20, mode: mode)
+    let disk = fixture.disk
+    let failures = JournalFixture.Messages()
+    // The ring takes 16 MiB; 4 x 24 MiB of reservations and zeroes in all regions keep it full. A snapshot's writers
+    // send everything twice, in pieces of another size, so that retries are in pieces too.
+    var threads: [WorkerThread] = []
+    for writer in 0..<4 as Range<UInt64> {
+      threads.append(
+        try #require(
+          WorkerThread(name: "writer-\(writer)") {
+            do {
+              for (size, count) in [(1 << 20, 24), (3 << 18, 32)] as [(UInt64, UInt64)] {
+                for piece in 0..<count {
+                  let range = ByteRange(offset: (writer << 26) + piece * size, count: size)
+                  let slot = try disk.reserve(range)
+                  slot.memory.initializeMemory(as: UInt8.self, repeating: UInt8(writer + 1))
+                  try slot.commit(durable: false).wake()
+                  let zeroes = ByteRange(offset: (writer << 26) + (32 << 20) + piece * size, count: size)
+                  try disk.writeZeroes(zeroes, mayTrim: false, durable: false).wake()
+                }
+              }
+            } catch {
+              failures.add("\(error)")
+            }
+          }))
+    }
+    for thread in threads { thread.join() }
+    #expect(failures.all.isEmpty, "\(failures.all.prefix(3))")
+    #expect(try !fixture.journal.status().disks[0].generations[0].tainted)
+    for writer in 0..<4 as Range<UInt64> {
+      let bytes = try disk.bytes(ByteRange(offset: writer << 26, count: 24 << 20))
+      #expect(bytes == [UInt8](repeating: UInt8(writer + 1), count: 24 << 20))
+    }
+  }
+
   private func write(_ disk: Disk, _ block: UInt64, _ version: UInt64) throws {
     let slot = try disk.reserve(
       ByteRange(offset: block * UInt64(blockByteCount), count: UInt64(blockByteCount)))

@@ -40,30 +40,41 @@ extension Disk {
     ].filter { !$0.isEmpty }
   }
 
+  /// Zeroes whole sectors: one record on a device disk; on a snapshot disk one for each run that had not arrived. As in
+  /// WriteSlot, the ring's space is taken before the region locks.
   private func zero(_ range: SectorRange, _ kind: RecordKind) throws(JournalError) -> [ParkedRead] {
-    return try journal.regionLocks.withLocks(layer.key, range) { () throws(JournalError) in
-      guard mode == .snapshot else { return try commitZero(layer, range, kind) }
-      let (known, missing) = try arrived(layer, range)
-      for piece in known where try !readsAsZero(piece) {
-        try journal.taint(layer, Self.contradiction(piece))
-        return []
+    var reads: [ParkedRead] = []
+    var todo = [range]
+    while let part = todo.popLast() {
+      let slot = try journal.ring.reserve(kind, layer.key, part, payloadByteCount: 0)
+      var contradiction: SectorRange?
+      var isCommitted = false
+      do throws(JournalError) {
+        try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
+          let (known, missing) = mode == .snapshot ? try arrived(layer, part) : ([], [part])
+          for piece in known where try !readsAsZero(piece) {
+            contradiction = piece
+            return
+          }
+          if known.isEmpty {
+            reads += try journal.ledger.commit(slot, of: journal.ring.file, kind, layer.key, part)
+            isCommitted = true
+          } else {
+            todo += missing
+          }
+        }
+      } catch {
+        journal.ring.abandon(slot)
+        throw error
       }
-      var reads: [ParkedRead] = []
-      for piece in missing { reads += try commitZero(layer, piece, kind) }
-      return reads
-    }
-  }
-
-  private func commitZero(_ layer: Layer, _ range: SectorRange, _ kind: RecordKind) throws(JournalError)
-    -> [ParkedRead]
-  {
-    let slot = try journal.ring.reserve(kind, layer.key, range, payloadByteCount: 0)
-    do throws(JournalError) {
-      return try journal.ledger.commit(slot, of: journal.ring.file, kind, layer.key, range)
-    } catch {
+      if isCommitted { continue }
       journal.ring.abandon(slot)
-      throw error
+      if let contradiction {
+        try journal.taint(layer, Self.contradiction(contradiction))
+        break
+      }
     }
+    return reads
   }
 
   private func readsAsZero(_ range: SectorRange) throws(JournalError) -> Bool {
