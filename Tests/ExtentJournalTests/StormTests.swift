@@ -108,6 +108,43 @@ private func content(_ block: UInt64, _ version: UInt64) -> [UInt64] {
     }
   }
 
+  @Test("writers and zeroers of one place get through a full ring")
+  func onePlace() throws {
+    let fixture = try JournalFixture()
+    try fixture.makeDisk("d", byteCount: 64 << 20, mode: .device)
+    let disk = fixture.disk
+    let failures = JournalFixture.Messages()
+    // Twice the ring in flight, of bytes that take the packers long; every request wants the same region locks.
+    let range = ByteRange(offset: 0, count: 1 << 20)
+    var random = SeededGenerator(seed: 3)
+    let payload = (0..<(1 << 17)).map { _ in random.next() }
+    var threads: [WorkerThread] = []
+    for writer in 0..<32 {
+      threads.append(
+        try #require(
+          WorkerThread(name: "writer-\(writer)") {
+            do {
+              for round in 0..<12 {
+                if (writer + round) % 3 == 0 {
+                  try disk.writeZeroes(range, mayTrim: false, durable: false).wake()
+                } else {
+                  let slot = try disk.reserve(range)
+                  payload.withUnsafeBytes { slot.memory.copyMemory(from: $0) }
+                  try slot.commit(durable: false).wake()
+                }
+              }
+            } catch {
+              failures.add("\(error)")
+            }
+          }))
+    }
+    for thread in threads { thread.join() }
+    #expect(failures.all.isEmpty, "\(failures.all.prefix(3))")
+    let bytes = try disk.bytes(range)
+    let isOne = bytes.allSatisfy { $0 == 0 } || bytes == payload.withUnsafeBytes { Array($0) }
+    #expect(isOne, "two writes are mixed")
+  }
+
   private func write(_ disk: Disk, _ block: UInt64, _ version: UInt64) throws {
     let slot = try disk.reserve(
       ByteRange(offset: block * UInt64(blockByteCount), count: UInt64(blockByteCount)))
