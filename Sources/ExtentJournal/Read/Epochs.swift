@@ -5,24 +5,26 @@ internal import Threads
 /// A reader enters before it looks where its bytes are and leaves after it has copied them. Whoever wants to reuse
 /// space first makes new readers look elsewhere, then calls `waitForEarlierReaders`: when that returns, nobody who
 /// could have seen the old place is still there. A reader must not wait for anything while inside.
-final class Epochs: @unchecked Sendable {
+package final class Epochs: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
   private let left: Condition
   private var current: UInt64 = 0
   private var readers: [UInt64: Int] = [:]
 
-  init() { left = Condition(lock) }
+  /// Nobody is reading.
+  package init() { left = Condition(lock) }
 
   /// Enters the current epoch; pass the result to `leave`.
-  func enter() -> UInt64 {
+  package func enter() -> UInt64 {
     lock.withLock {
       readers[current, default: 0] += 1
       return current
     }
   }
 
-  func leave(_ epoch: UInt64) {
+  /// Leaves `epoch`, which `enter` returned. Once for each entry.
+  package func leave(_ epoch: UInt64) {
     lock.withLock {
       guard let count = readers[epoch] else { preconditionFailure("left an epoch twice") }
       if count == 1 {
@@ -35,7 +37,7 @@ final class Epochs: @unchecked Sendable {
   }
 
   /// Begins a new epoch and returns when every earlier one is empty.
-  func waitForEarlierReaders() {
+  package func waitForEarlierReaders() {
     lock.withLock {
       current += 1
       let limit = current
