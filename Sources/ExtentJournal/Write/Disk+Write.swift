@@ -44,8 +44,8 @@ extension Disk {
   /// WriteSlot, the ring's space is taken before the region locks.
   private func zero(_ range: SectorRange, _ kind: RecordKind) throws(JournalError) -> [ParkedRead] {
     var reads: [ParkedRead] = []
-    var todo = [range]
-    while let part = todo.popLast() {
+    var parts = [range]
+    while let part = parts.popLast() {
       let slot = try journal.ring.reserve(kind, layer.key, part, payloadByteCount: 0)
       var contradiction: SectorRange?
       var isCommitted = false
@@ -60,7 +60,7 @@ extension Disk {
             reads += try journal.ledger.commit(slot, of: journal.ring.file, kind, layer.key, part)
             isCommitted = true
           } else {
-            todo += missing
+            parts += missing
           }
         }
       } catch {
