@@ -184,7 +184,15 @@ final class Ledger: @unchecked Sendable {
   /// comes meanwhile finds each piece in the ring or in `active`, or in both with the same bytes; the index waits until
   /// the batch is whole (`isPublishing`), since it may only say what is durable.
   func publish(_ batch: PublishedBatch, spooled: [PendingRecord]) {
-    lock.withLock { isPublishing = true }
+    lock.withLock {
+      isPublishing = true
+      // Before the extents: during recovery this is where the catalog learns of a layer, and data may share a batch with
+      // its beginning. Otherwise it was applied at commit.
+      for record in batch.records where !record.kind.hasExtent {
+        applyToCatalog(record)
+        unindexedRecords.append(record)
+      }
+    }
     inSlices(batch.extents.count) { slice in
       for (layer, range, placement) in batch.extents[slice] { layers[layer]?.active.insert(range, placement) }
     }
@@ -196,11 +204,6 @@ final class Ledger: @unchecked Sendable {
     lock.withLock {
       isPublishing = false
       activeCount += batch.extents.count
-      for record in batch.records where !record.kind.hasExtent {
-        // During recovery this is where the catalog learns of it; otherwise it was applied at commit.
-        applyToCatalog(record)
-        unindexedRecords.append(record)
-      }
       published = batch.end
       spilledThrough = batch.end.sequence
       lastSequence = max(lastSequence, batch.end.sequence)

@@ -184,6 +184,39 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
     #expect(try content(fixture) == pattern)
   }
 
+  @Test("a disk whose making was cut off is finished, and keeps what shares a batch with its beginning")
+  func halfMadeDisk() throws {
+    let directory = try TemporaryDirectory()
+    let segments = SimulatedDisk(seed: 1)
+    var host = JournalHost()
+    host.segments = segments
+    var options = JournalOptions()
+    options.spoolDirectory = directory.path
+    options.spoolByteCount = 16 << 20
+    var journal: Journal?
+    func restart() throws {
+      journal?.abandon()
+      journal = nil
+      segments.powerOn()
+      journal = try Journal.open(directory.file("j"), options: options, host: host, log: { _, _ in })
+    }
+    try restart()
+    // The disk's records are in the ring and true when its flush fails.
+    segments.plant(.inputOutput, after: 0)
+    #expect(failure { _ = try journal?.disk("d", byteCount: 1 << 20, mode: .device) } == .failed)
+    try restart()
+    try journal?.disk("d", byteCount: nil, mode: nil).write(Array(pattern[..<4096]), at: 8192)
+    try journal?.flush()
+    // Nothing is indexed: the next two find it in the segments alone.
+    for _ in 0..<2 {
+      try restart()
+      let found = try journal?.disk("d", byteCount: nil, mode: nil).bytes(
+        ByteRange(offset: 8192, count: 4096))
+      #expect(found == Array(pattern[..<4096]))
+    }
+    journal?.abandon()
+  }
+
   @Test("completion survives a crash")
   func completion() throws {
     let fixture = try filled()
