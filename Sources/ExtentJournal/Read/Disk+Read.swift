@@ -43,6 +43,10 @@ extension Disk {
     -> [ReadRun]
   {
     let found = try plan(layer, range.coveringSectors)
+    if let taint = found.taint {
+      journal.epochs.leave(found.epoch)
+      throw JournalError(.failed, "\(name) is tainted: \(taint)")
+    }
     if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
       journal.epochs.leave(found.epoch)
       throw JournalError(
