@@ -88,7 +88,7 @@ let package = Package(
     .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
     .testTarget(
       name: "ExtentJournalTests", dependencies: ["Bytes", "Threads", "ExtentJournal", "TestKit"],
-      swiftSettings: tested),
+      exclude: ["Golden"], swiftSettings: tested),
 
     // Real programs on the other end of the sockets: started, stopped and compared with.
     .target(

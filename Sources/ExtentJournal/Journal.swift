@@ -40,6 +40,10 @@ package final class Journal: @unchecked Sendable {
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
   private let ringIsLost: Bool
+  /// What recovery found damaged.
+  let damage: [JournalDamage]
+  /// Layers that may miss something that was acknowledged, and why.
+  private let incomplete: [LayerKey: String]
   private let lockFile: FileLock
 
   /// Smallest spool ring in bytes.
@@ -68,6 +72,12 @@ package final class Journal: @unchecked Sendable {
     _ log: @escaping JournalLog
   ) throws(JournalError) {
     let found = try directory.readSuperblock()
+    guard found.map({ $0.use == .all }) ?? true else {
+      throw JournalError(
+        .damaged,
+        "the journal in \(directory.path) was written by a newer version of spillway; this one can replay it, but not serve it"
+      )
+    }
     let boot = host.bootID.flatMap { JournalUUID($0) } ?? JournalDirectory.bootID()
     let recovery = Recovery(directory: directory, superblock: found, boot: boot, options: options, log: log)
     let uuid = found?.journal ?? .random()
@@ -79,7 +89,7 @@ package final class Journal: @unchecked Sendable {
     index = opened.index
     let catalog = try index.catalog()
     ledger.load(disks: catalog.disks, layers: catalog.layers, applied: opened.applied)
-    let lastSegment = try recovery.replaySegments(store, into: ledger, index, journal: uuid)
+    let replayed = try recovery.replaySegments(store, into: ledger, index, journal: uuid)
 
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, directory, uuid, log) }
@@ -89,12 +99,15 @@ package final class Journal: @unchecked Sendable {
       ledger.lock.withLock { ledger.work.signal() }
     }
     ring.retire(kept.dead)
+    ledger.skipSequences(through: replayed.cutSequence)
+    damage = Self.name(replayed.damage, ledger)
+    incomplete = replayed.incomplete
     superblock = JournalSuperblock(
       journal: uuid, createdNanoseconds: found?.createdNanoseconds ?? WallClock.nanoseconds(), isClean: false,
       ring: file.uuid, boot: boot, ringPath: file.path,
       adminAddress: options.adminAddress ?? "")
     writer = SegmentWriter(
-      store: store, after: ledger.published, lastSegment: lastSegment,
+      store: store, after: ledger.published, lastSegment: replayed.lastSegment,
       segmentBytesMax: host.segmentBytesMax)
     frames = FrameReader(store: store)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
@@ -107,7 +120,8 @@ package final class Journal: @unchecked Sendable {
     spiller = Spiller(
       ledger: ledger, ring: ring, writer: writer, epochs: epochs,
       workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
-      retryNanoseconds: host.fullDiskRetryNanoseconds, log: log, poison: poison)
+      retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds, log: log,
+      poison: poison)
     indexer = Indexer(
       ledger: ledger, writer: writer, index: index, journal: uuid, log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
@@ -178,7 +192,16 @@ package final class Journal: @unchecked Sendable {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
     }
     if ringIsLost { try taintWhatLostItsSpool() }
+    for found in damage.prefix(Self.damageLinesMax) { log(.error, found.message) }
+    if damage.count > Self.damageLinesMax {
+      log(.error, "\(damage.count - Self.damageLinesMax) more places are damaged; the status lists all")
+    }
+    for (layer, reason) in incomplete.sorted(by: { $0.key < $1.key }) {
+      try taintAgain(layer, "\(reason), and what they held is not known")
+    }
   }
+
+  private static let damageLinesMax = 50
 
   /// The identity of the journal.
   package var uuid: String { superblock.journal.description }
@@ -310,6 +333,7 @@ package final class Journal: @unchecked Sendable {
       poison(failure)
       throw failure
     }
+    spiller.noteFlush()
   }
 
   /// Returns when everything acknowledged so far is written to segments, though not yet durable.
@@ -359,12 +383,25 @@ package final class Journal: @unchecked Sendable {
     }
     endThreads(spilling: failure == nil)
     if let failure { throw failure }
+    try sealLastSegment()
     var clean = superblock
     clean.isClean = true
     clean.ring = .zero
+    clean.ringPath = ""
     clean.adminAddress = ""
     try directory.writeSuperblock(clean)
     ring.file.remove()
+  }
+
+  /// Ends the segment with its directory, durably. Where there is no room for it recovery does without.
+  private func sealLastSegment() throws(JournalError) {
+    do throws(FileError) {
+      try writer.seal()
+      try writer.syncAll()
+    } catch {
+      guard error.isNoSpace else { throw JournalError(error) }
+      log(.warning, "no room for the directory of the last segment: \(error)")
+    }
   }
 
   /// Lets go of the journal as it is, like a process that dies: nothing is spilled, synced or marked. The next open

@@ -61,10 +61,9 @@ struct JournalDirectory: Sendable {
     do throws(FormatFlaw) {
       return try JournalSuperblock(bytes)
     } catch {
-      throw JournalError(
-        .damaged,
-        "\(superblockPath) \(error.sentence); restore it from a copy of the journal, the segments are untouched"
-      )
+      let advice =
+        error.kind == .foreign ? "" : "; restore it from a copy of the journal, the segments are untouched"
+      throw JournalError(.damaged, "\(superblockPath) \(error.sentence)\(advice)")
     }
   }
 

@@ -11,6 +11,8 @@ package struct JournalHost: Sendable {
   package var segmentBytesMax: UInt64 = 64 << 20
   /// How long to wait before a full disk is tried again, in nanoseconds.
   package var fullDiskRetryNanoseconds: UInt64 = 1_000_000_000
+  /// How long after a FLUSH, with nothing to do, the journal records that it is durable, in nanoseconds.
+  package var idleMarkNanoseconds: UInt64 = 1_000_000_000
 
   /// The real machine.
   package init() {}

@@ -28,7 +28,10 @@ final class Ledger: @unchecked Sendable {
   private(set) var disks: [DiskID: DiskBody] = [:]
   private(set) var layers: [LayerKey: Layer] = [:]
 
+  /// The last sequence that is in force.
   private(set) var lastSequence: UInt64 = 0
+  /// Sequences up to here were used once, and cut off by a crash: they are not used again.
+  private var usedThrough: UInt64 = 0
   private(set) var pending = Deque<PendingRecord>()
   private(set) var pendingByteCount = 0
   /// A sequence that a FLUSH waits for: spill at once up to here.
@@ -82,12 +85,15 @@ final class Ledger: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     if let failure { throw failure }
-    lastSequence += 1
+    lastSequence = max(lastSequence, usedThrough) + 1
     let effective = allZero ? RecordKind.zero : kind
     file.commit(slot.position, sequence: lastSequence, allZero: allZero)
     let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
     return add(PendingRecord(record: record, slot: slot, since: MonotonicClock.nanoseconds()))
   }
+
+  /// Sequences up to `last` were used by what a crash cut off.
+  func skipSequences(through last: UInt64) { lock.withLock { usedThrough = max(usedThrough, last) } }
 
   /// Takes over a record that the ring kept through a crash. In sequence order, before anything else runs.
   func recover(_ pending: PendingRecord) {

@@ -8,7 +8,7 @@ internal import Threads
 //
 //   superblock ─▶ ring: void (another boot), lost, or still there
 //   index ─▶ the applied position; missing or foreign: an empty one, and everything is replayed
-//   segments ─▶ batches after the applied position, in order; a torn tail is cut
+//   segments ─▶ batches after the applied position, in order; a torn tail is cut, damage is reported and passed over
 //   ring ─▶ records above the last sequence in the segments, in order
 //
 // Replaying is idempotent: a batch sets sectors to what it says, in sequence order, whatever was there.
@@ -74,24 +74,44 @@ struct Recovery {
     return (index, try index.applied(journal: journal) ?? AppliedPosition())
   }
 
-  /// Brings every batch after the applied position into the ledger and cuts a torn tail. Returns the last segment
-  /// number in use.
+  /// What the segments had to say.
+  struct SegmentOutcome {
+    /// The last segment number in use.
+    var lastSegment: UInt64 = 0
+    /// The highest sequence that a batch had that was cut off.
+    var cutSequence: UInt64 = 0
+    /// What was durable and is not whole.
+    var damage: [SegmentDamage] = []
+    /// The layers that may miss something nobody knows, and why.
+    var incomplete: [LayerKey: String] = [:]
+  }
+
+  /// Brings every batch after the applied position into the ledger and cuts a torn tail.
   func replaySegments(
     _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID
-  ) throws(JournalError) -> UInt64 {
+  ) throws(JournalError) -> SegmentOutcome {
     let segments = try listSegments(store)
     let applied = ledger.published
-    for number in segments where number <= applied.segment { _ = try store.segment(number) }
-    if applied.segment > 0, !segments.contains(applied.segment) {
-      throw JournalError(
-        .damaged,
-        "segments/\(SegmentStore.name(applied.segment)) is missing; restore it from a copy of the journal")
+    var outcome = SegmentOutcome(lastSegment: segments.last ?? 0)
+    var loss: SegmentDamage?
+    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot) { damage in
+      outcome.damage.append(damage)
+      if damage.isUnknown { loss = damage }
     }
+    var progress = RecoveryProgress(segments: segments.count { $0 > applied.segment }, log: log)
+    var orphans: Set<LayerKey> = []
     var unindexed = 0
-    let scanner = SegmentScanner(store: store, verifiesPayloads: true)
     let (end, _) = try scanner.scan(after: applied, segments: segments) { batch throws(JournalError) in
       ledger.publish(batch, spooled: [])
+      noteOrphans(batch, ledger, &orphans)
+      if let lost = loss {
+        for layer in ledger.lock.withLock({ ledger.layers.keys }) where outcome.incomplete[layer] == nil {
+          outcome.incomplete[layer] = lost.sentence
+        }
+        loss = nil
+      }
       unindexed += batch.extents.count
+      progress.note(segment: batch.end.segment - min(applied.segment, batch.end.segment))
       // A rebuild must not keep a terabyte's extents in memory. What is read here was written before, so it is
       // as durable as it will be once the file is synced.
       if unindexed >= 200_000 {
@@ -99,14 +119,48 @@ struct Recovery {
         unindexed = 0
       }
     }
-    if case .torn(let number, let offset) = end { try cut(store, segments, at: number, offset) }
+    if let lost = loss {
+      for layer in ledger.lock.withLock({ ledger.layers.keys }) { outcome.incomplete[layer] = lost.sentence }
+    }
+    progress.end()
+    if case .torn(let number, let offset, let lastSequence) = end {
+      outcome.cutSequence = lastSequence
+      try cut(store, segments, at: number, offset)
+    }
+    try sealLast(store, scanner)
     // What was read may be in the page cache only; from here on it counts as durable.
     for number in try listSegments(store) where number >= applied.segment {
-      let file = try store.segment(number).file
-      do throws(FileError) { try file.sync() } catch { throw JournalError(error) }
+      guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
+      do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
     }
     do throws(FileError) { try store.files.syncNames() } catch { throw JournalError(error) }
-    return segments.last ?? 0
+    return outcome
+  }
+
+  /// Says, once each, which generations have data and no record that begins them: the data is kept and cannot be read.
+  private func noteOrphans(_ batch: PublishedBatch, _ ledger: Ledger, _ known: inout Set<LayerKey>) {
+    for (layer, _, _) in batch.extents where !known.contains(layer) {
+      known.insert(layer)
+      guard ledger.lock.withLock({ ledger.layers[layer] == nil }) else { continue }
+      log(
+        .error,
+        "segments/\(SegmentStore.name(batch.end.segment)) holds data of generation \(layer.generation.number) of disk number \(layer.disk.number), which no record begins; it cannot be read"
+      )
+    }
+  }
+
+  /// Gives the last segment the directory that a crash kept it from getting. It is a convenience: where there is no room
+  /// for it the segment stays as it is.
+  private func sealLast(_ store: SegmentStore, _ scanner: SegmentScanner) throws(JournalError) {
+    guard let last = try listSegments(store).last, case .success(let segment) = try store.segmentOrFlaw(last),
+      let (directory, end, durable) = try scanner.directory(of: segment)
+    else { return }
+    do throws(FileError) {
+      try SegmentWriter.seal(segment, directory, at: end, durableThrough: durable)
+    } catch {
+      guard error.isNoSpace else { throw JournalError(error) }
+      do throws(FileError) { try segment.file.truncate(to: end.offset) } catch { throw JournalError(error) }
+    }
   }
 
   /// Removes what a crash tore off: everything from `offset` of segment `number` on. The last goes first and durably, so
@@ -142,9 +196,10 @@ struct Recovery {
     _ store: SegmentStore, _ segments: [UInt64], _ end: AppliedPosition, _ ledger: Ledger, _ index: Index,
     _ journal: JournalUUID
   ) throws(JournalError) {
-    for number in max(ledger.indexed.segment, 1)...end.segment where segments.contains(number) {
-      let file = try store.segment(number).file
-      do throws(FileError) { try file.sync() } catch { throw JournalError(error) }
+    let first = max(ledger.indexed.segment, 1)
+    for number in segments where number >= first && number <= end.segment {
+      guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
+      do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
     }
     let delta = ledger.beginIndexing()
     do throws(LMDBError) { try index.commit(delta, journal: journal) } catch { throw JournalError(error) }

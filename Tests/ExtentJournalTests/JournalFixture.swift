@@ -9,6 +9,8 @@ import Threads
 final class JournalFixture {
   let directory: TemporaryDirectory
   var options = JournalOptions()
+  /// Takes effect at the next opening.
+  var host = JournalHost()
   private(set) var journal: Journal!
   let messages = Messages()
 
@@ -29,7 +31,7 @@ final class JournalFixture {
 
   func open() throws {
     let messages = messages
-    journal = try Journal.open(path, options: options) { messages.add("\($0): \($1)") }
+    journal = try Journal.open(path, options: options, host: host) { messages.add("\($0): \($1)") }
   }
 
   /// Makes the disk that `disk` gives.
@@ -55,6 +57,13 @@ final class JournalFixture {
   var ringPath: String? {
     try? FileManager.default.contentsOfDirectory(atPath: directory.path)
       .first { $0.hasSuffix(".ring") }.map(directory.file)
+  }
+
+  /// Loses the index: the next opening builds it again.
+  func removeIndex() throws {
+    for name in ["data.mdb", "lock.mdb"] {
+      try FileManager.default.removeItem(atPath: "\(path)/index/\(name)")
+    }
   }
 
   var segmentPaths: [String] {

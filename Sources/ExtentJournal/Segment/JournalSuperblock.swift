@@ -50,6 +50,8 @@ package struct JournalSuperblock: Equatable, Sendable {
   var boot: JournalUUID
   var ringPath: String
   var adminAddress: String
+  /// What this version may do with the journal; what it writes itself it may also write again.
+  package private(set) var use = FormatUse.all
 
   static let byteCount = 4096
   private static let magic: UInt64 = 0x5350_494C_4C57_4159  // SPILLWAY
@@ -105,11 +107,10 @@ package struct JournalSuperblock: Equatable, Sendable {
     let span = unsafe bytes.span.bytes
     guard Checksum.xxh3(span.extracting(0..<4088), seed: 0) == span.bigEndian(at: 4088, as: UInt64.self)
     else { throw FormatFlaw("is damaged") }
-    guard
-      FormatVersion.isKnown(
-        major: span.bigEndian(at: 8), incompatible: span.bigEndian(at: 12),
-        readOnlyCompatible: span.bigEndian(at: 16))
-    else { throw FormatFlaw("was written by a newer version of spillway") }
+    use = FormatVersion.use(
+      major: span.bigEndian(at: 8), incompatible: span.bigEndian(at: 12),
+      readOnlyCompatible: span.bigEndian(at: 16))
+    guard use != .none else { throw .newer }
     journal = JournalUUID(high: span.bigEndian(at: 24), low: span.bigEndian(at: 32))
     createdNanoseconds = span.bigEndian(at: 40)
     isClean = span.bigEndian(at: 48, as: UInt8.self) == 1

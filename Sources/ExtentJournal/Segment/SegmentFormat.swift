@@ -3,30 +3,50 @@ internal import Bytes
 // The bytes of a segment (docs/format.md). Pure: spans in, values out, and the other way round. A value read from
 // disk is believed only when its checksum, seeded by the segment's salt and the place, is right.
 
-/// Feature bits of this version: none of any kind is known yet.
+/// Which versions and feature bits this version knows: none of the bits, of any kind, yet.
 enum FormatVersion {
   static let major: UInt16 = 1
   static let minor: UInt16 = 0
 
-  /// Whether this version may use a file of that version with those feature bits.
-  ///
-  /// A file that a newer version allows to be read, but not written, is refused like one that it does not: what opens
-  /// a journal here may have to recover it.
-  static func isKnown(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> Bool {
-    major == Self.major && incompatible == 0 && readOnlyCompatible == 0
+  /// What may be done with a file of that version with those feature bits. (Bits of the third kind, compatible, are
+  /// ignored.)
+  static func use(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> FormatUse {
+    guard major == Self.major, incompatible == 0 else { return .none }
+    return readOnlyCompatible == 0 ? .all : .reading
   }
+}
+
+/// What this version may do with a file that another version wrote.
+package enum FormatUse: Sendable {
+  /// Read and write it.
+  case all
+  /// Only read it: it has features that a writer must know.
+  case reading
+  /// Nothing.
+  case none
 }
 
 /// What is wrong with bytes that were read, as the end of a sentence about them.
 package struct FormatFlaw: Error {
   var sentence: String
-  /// Whether a crash can explain it: the bytes were never written as a whole.
-  var isTorn: Bool
+  var kind: Kind
 
-  init(_ sentence: String, isTorn: Bool = false) {
-    self.sentence = sentence
-    self.isTorn = isTorn
+  /// What may have made it.
+  enum Kind {
+    /// Something changed the bytes.
+    case damaged
+    /// A crash: they were never written as a whole.
+    case torn
+    /// The bytes are right, and of something else: another journal, or a newer version.
+    case foreign
   }
+
+  init(_ sentence: String, _ kind: Kind = .damaged) {
+    self.sentence = sentence
+    self.kind = kind
+  }
+
+  static let newer = FormatFlaw("was written by a newer version of spillway; use that one", .foreign)
 }
 
 /// The chain of a batch: what was before, and every header checksum of its group, in order.
@@ -50,7 +70,7 @@ func itemChecksum(_ bytes: RawSpan, fixed: Int, from: Int, to: Int, seed: UInt64
   return to > from ? Checksum.xxh3(bytes.extracting(from..<to), seed: head) : head
 }
 
-extension Int {
+extension FixedWidthInteger {
   /// Rounded up to a multiple of `unit`, a power of two.
-  package func roundedUp(to unit: Int) -> Int { (self + unit - 1) & ~(unit - 1) }
+  package func roundedUp(to unit: Int) -> Self { (self + Self(unit) - 1) & ~(Self(unit) - 1) }
 }

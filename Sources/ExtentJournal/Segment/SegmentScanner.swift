@@ -4,129 +4,279 @@ internal import Bytes
 // Batches out of segments, in order, as recovery reads them.
 //
 // A batch is believed when every checksum of its group is right, its number is the next one and its chain fits. The
-// first place where that fails ends the scan: a group that is not whole, or a segment whose superblock never got to
-// the disk. Does any commit record behind it say that the missing batch was durable, the journal is damaged. Otherwise
-// a crash tore it off, and with it goes everything behind: segments that follow hold later batches, written before
-// either was durable.
+// first place where that fails is one of three things:
+//
+//   the end of a segment    what is there is a directory that was torn; the next segment's first batch fits the chain
+//   damage                  the batch was durable, or a kill alone cannot have done this: what can be had of it is
+//                           taken (SegmentSalvage), the rest is reported, and the scan goes on
+//   a torn tail             a crash tore the batch off, and with it goes everything behind: segments that follow hold
+//                           later batches, written before either was durable
+//
+// A batch was durable when its number is not above the boundary: the highest `durableThrough` that the segments
+// say, or the batch up to which the index was committed. Below the boundary a sealed segment's directory is as good as
+// its groups; above it every stored byte is checked. A process that is killed leaves whole groups and beginnings of
+// groups; so within one boot of the machine a batch with a commit record behind it is damaged, not torn.
 struct SegmentScanner {
   let store: SegmentStore
-  /// Whether stored bytes are checked too. Not needed for what was durable before the crash.
-  let verifiesPayloads: Bool
+  /// Whether the machine has been running since the segments were written.
+  let isSameBoot: Bool
+  /// Called for everything that was durable and is not whole, in the order of the segments.
+  let report: (SegmentDamage) -> Void
 
   /// Why a scan ended.
   enum End {
     /// Behind the last group of the last segment.
     case clean
-    /// At a group that is not whole, or (offset 0) at a segment without superblock.
-    case torn(segment: UInt64, offset: UInt64)
+    /// At a group that is not whole, or (offset 0) at a segment without superblock. `lastSequence` is the highest that
+    /// what lies behind has used.
+    case torn(segment: UInt64, offset: UInt64, lastSequence: UInt64)
   }
 
-  /// Calls `body` for each batch after `position`, in order, and returns how it ended and the last position.
+  /// How far a scan has come.
+  struct Walk {
+    var position: AppliedPosition
+    /// False behind damage that swallowed a commit record: the next batch is then taken as it comes.
+    var chainIsKnown = true
+    /// Batches up to here were durable.
+    var durableThrough: UInt64
+    /// Whether something before was lost without a trace of what it was.
+    var isLossy = false
+
+    /// Whether `commit` ends the next batch, as far as its number, its sequences and (with `chain`) its chain say.
+    func isContinued(by commit: CommitRecord, chain: UInt64) -> Bool {
+      guard chainIsKnown else {
+        return commit.batch > position.batch && commit.firstSequence > position.sequence
+      }
+      return commit.batch == position.batch + 1 && commit.firstSequence > position.sequence
+        && commit.chain == chain
+    }
+
+    mutating func advance(to batch: PublishedBatch) {
+      position = batch.end
+      chainIsKnown = true
+    }
+  }
+
+  /// Calls `body` for each batch after `start`, in order, and returns how it ended and the last position.
   func scan(
     after start: AppliedPosition, segments: [UInt64],
     _ body: (PublishedBatch) throws(JournalError) -> Void
   ) throws(JournalError) -> (end: End, position: AppliedPosition) {
-    var position = start
     let numbers = segments.filter { $0 >= max(start.segment, 1) }
+    var walk = Walk(
+      position: start, durableThrough: try durableThrough(numbers, applied: start.batch))
     for (index, number) in numbers.enumerated() {
-      let rest = numbers[index...]
-      guard let segment = try open(number, appliedUpTo: start.segment) else {
-        return try end(at: (number, 0), of: rest, after: position)
-      }
-      var offset = number == start.segment ? start.offset : UInt64(SegmentSuperblock.byteCount)
-      let size = try byteCount(segment)
-      while offset < size {
-        guard let group = try group(segment, number, at: offset, size: size, after: position) else {
-          return try end(at: (number, offset), of: rest, after: position)
+      let later = numbers[(index + 1)...]
+      let segment: OpenSegment
+      switch try store.segmentOrFlaw(number) {
+      case .success(let found):
+        segment = found
+      case .failure(let flaw):
+        // A crash while it was made, unless what it should hold was durable.
+        guard flaw.kind != .torn || walk.position.batch < walk.durableThrough else {
+          return (try torn(number, 0, later), walk.position)
         }
+        lose(.whole(number), &walk)
+        continue
+      }
+      if try replayDirectory(segment, &walk, body) { continue }
+      if let end = try walkGroups(segment, from: start, later, &walk, body) {
+        return (end, walk.position)
+      }
+    }
+    return (.clean, walk.position)
+  }
+
+  /// Walks the groups of `segment`. Returns an end only if the scan ends here.
+  private func walkGroups(
+    _ segment: OpenSegment, from start: AppliedPosition, _ later: ArraySlice<UInt64>, _ walk: inout Walk,
+    _ body: (PublishedBatch) throws(JournalError) -> Void
+  ) throws(JournalError) -> End? {
+    var offset = segment.number == start.segment ? start.offset : UInt64(SegmentSuperblock.byteCount)
+    let footer = try segment.footer()
+    let size = try segment.byteCount()
+    let limit = footer?.directoryOffset ?? size
+    while offset < limit {
+      if let group = try group(segment, at: offset, limit: limit, after: walk) {
         try body(group)
-        position = group.end
-        offset = group.end.offset
+        walk.advance(to: group)
+      } else {
+        let isEnd = try isContinued(later, walk)
+        if footer == nil, isEnd { return nil }
+        let isWhole = try isWhole(segment, offset, later, walk)
+        guard isWhole || walk.position.batch < walk.durableThrough else {
+          return try torn(segment.number, offset, later)
+        }
+        try body(salvage(segment, at: offset, limit: limit, footer, &walk))
       }
+      offset = walk.position.offset
     }
-    return (.clean, position)
+    return nil
   }
 
-  /// What the index points to must be there; a later segment may be one whose superblock was never durable (nil).
-  private func open(_ number: UInt64, appliedUpTo applied: UInt64) throws(JournalError) -> SegmentStore
-    .OpenSegment?
-  {
-    try number <= applied ? store.segment(number) : store.segmentUnlessTorn(number)
-  }
-
-  private func end(
-    at torn: (segment: UInt64, offset: UInt64), of rest: ArraySlice<UInt64>, after position: AppliedPosition
-  ) throws(JournalError) -> (end: End, position: AppliedPosition) {
-    for number in rest {
-      guard let segment = try store.segmentUnlessTorn(number),
-        try isFollowed(torn, within: segment, number, size: byteCount(segment), after: position)
-      else { continue }
-      let place = "offset \(torn.offset) of segments/\(SegmentStore.name(torn.segment))"
-      throw JournalError(
-        .damaged,
-        "batch \(position.batch + 1) at \(place) is damaged and was durable; restore it from a copy of the journal"
-      )
-    }
-    return (.torn(segment: torn.segment, offset: torn.offset), position)
-  }
-
-  private func byteCount(_ segment: SegmentStore.OpenSegment) throws(JournalError) -> UInt64 {
-    do throws(FileError) { return try segment.file.byteCount() } catch { throw JournalError(error) }
-  }
-
-  /// Whether some commit record behind the torn group says that the torn batch was durable.
-  private func isFollowed(
-    _ torn: (segment: UInt64, offset: UInt64), within segment: SegmentStore.OpenSegment, _ number: UInt64,
-    size: UInt64, after position: AppliedPosition
+  /// Takes the batches of a sealed segment from its directory, if all of them were durable. False when it has none that
+  /// can be used, or what it says does not follow what was before.
+  private func replayDirectory(
+    _ segment: OpenSegment, _ walk: inout Walk, _ body: (PublishedBatch) throws(JournalError) -> Void
   ) throws(JournalError) -> Bool {
-    let start = number == torn.segment ? torn.offset : UInt64(SegmentSuperblock.byteCount)
-    guard start < size else { return false }
-    let bytes = try read(segment, at: start, byteCount: Int(size - start))
-    var at = 0
-    while at + CommitRecord.byteCount <= bytes.byteCount {
-      let rest = bytes.bytes.extracting(at..<bytes.byteCount)
-      if rest.bigEndian(at: 0, as: UInt32.self) == CommitRecord.magic,
-        let commit = CommitRecord(rest, seed: segment.salt &+ start &+ UInt64(at)),
-        commit.durableThrough > position.batch
-      {
-        return true
+    guard let footer = try segment.footer(), footer.lastBatch <= walk.durableThrough,
+      let directory = try segment.directory(footer)
+    else { return false }
+    var ahead = walk
+    var batches: [PublishedBatch] = []
+    var contents = GroupContents(segment: segment.number, previousChain: ahead.position.chain)
+    var isWhole = true
+    let bytes = directory
+    SegmentDirectory.forEach(bytes.bytes.extracting(0..<Int(footer.directoryByteCount))) { header, offset in
+      guard let (item, checksum) = SegmentItem.parse(header, seed: segment.salt &+ offset) else {
+        isWhole = false
+        return false
       }
-      at += 16
+      contents.add(item, checksum: checksum, at: offset)
+      guard case .commit(let commit) = item else { return true }
+      if commit.batch > ahead.position.batch {
+        guard ahead.isContinued(by: commit, chain: contents.chainValue) else {
+          isWhole = false
+          return false
+        }
+        let batch = contents.batch(endedBy: commit, at: offset)
+        batches.append(batch)
+        ahead.advance(to: batch)
+      }
+      contents = GroupContents(segment: segment.number, previousChain: ahead.position.chain)
+      return true
     }
-    return false
+    guard isWhole, ahead.position.batch >= footer.lastBatch else { return false }
+    for batch in batches { try body(batch) }
+    walk = ahead
+    return true
   }
 
-  private func read(
-    _ segment: SegmentStore.OpenSegment, at offset: UInt64, byteCount: Int
-  ) throws(JournalError) -> AlignedBuffer {
-    let buffer = AlignedBuffer(byteCount: byteCount)
-    var target = buffer.mutableBytes
-    do throws(FileError) {
-      let count = try segment.file.read(into: &target, at: offset)
-      if count < byteCount { target.zero(count..<byteCount) }
-    } catch {
-      throw JournalError(error)
-    }
-    return buffer
+  private func readable(_ number: UInt64) throws(JournalError) -> OpenSegment? {
+    guard case .success(let segment) = try store.segmentOrFlaw(number) else { return nil }
+    return segment
   }
 
-  /// The group at `offset` if it is whole and continues `position`.
+  // MARK: - Where durable ends
+
+  /// The last batch that is known to have been durable: segments say it, the later the higher.
+  private func durableThrough(_ numbers: [UInt64], applied: UInt64) throws(JournalError) -> UInt64 {
+    for number in numbers.reversed() {
+      guard let segment = try readable(number) else { continue }
+      var found: UInt64?
+      if let footer = try segment.footer() {
+        found = footer.durableThrough
+      } else {
+        try forEachCommit(segment, from: UInt64(SegmentSuperblock.byteCount)) { commit in
+          found = max(found ?? 0, commit.durableThrough)
+        }
+      }
+      if let found { return max(found, applied) }
+    }
+    return applied
+  }
+
+  /// Whether the batch at `offset` of `segment` was written whole, as far as a killed process can tell.
+  private func isWhole(
+    _ segment: OpenSegment, _ offset: UInt64, _ later: ArraySlice<UInt64>, _ walk: Walk
+  ) throws(JournalError) -> Bool {
+    guard isSameBoot else { return false }
+    var isFollowed = false
+    try forEachCommit(segment, from: offset) { commit in
+      if commit.batch > walk.position.batch { isFollowed = true }
+    }
+    for number in later where !isFollowed {
+      guard let next = try readable(number) else { continue }
+      try forEachCommit(next, from: UInt64(SegmentSuperblock.byteCount)) { _ in isFollowed = true }
+    }
+    return isFollowed
+  }
+
+  /// Whether the next segment that can be read begins with the next batch.
+  private func isContinued(_ later: ArraySlice<UInt64>, _ walk: Walk) throws(JournalError) -> Bool {
+    guard walk.chainIsKnown, let next = later.first, let segment = try readable(next) else {
+      return false
+    }
+    let first = UInt64(SegmentSuperblock.byteCount)
+    return try group(segment, at: first, limit: segment.byteCount(), after: walk) != nil
+  }
+
+  private func torn(
+    _ number: UInt64, _ offset: UInt64, _ later: ArraySlice<UInt64>
+  ) throws(JournalError) -> End {
+    var last: UInt64 = 0
+    for other in [number] + later {
+      guard let segment = try readable(other) else { continue }
+      let from =
+        other == number
+        ? max(offset, UInt64(SegmentSuperblock.byteCount)) : UInt64(SegmentSuperblock.byteCount)
+      try forEachCommit(segment, from: from) { last = max(last, $0.lastSequence) }
+    }
+    return .torn(segment: number, offset: offset, lastSequence: last)
+  }
+
+  /// Calls `body` for every commit record from `offset` on, wherever it lies.
+  private func forEachCommit(
+    _ segment: OpenSegment, from offset: UInt64, _ body: (CommitRecord) -> Void
+  ) throws(JournalError) {
+    let size = try segment.byteCount()
+    guard offset < size else { return }
+    let buffer = try segment.read(at: offset, byteCount: Int(size - offset))
+    let bytes = buffer.bytes
+    for at in stride(from: 0, through: bytes.byteCount - CommitRecord.byteCount, by: 16)
+    where bytes.bigEndian(at: at, as: UInt32.self) == CommitRecord.magic {
+      let seed = segment.salt &+ offset &+ UInt64(at)
+      if let commit = CommitRecord(bytes.extracting(at..<bytes.byteCount), seed: seed) { body(commit) }
+    }
+  }
+
+  /// The directory of a segment that has none, where its groups end, and the last batch that it says is durable. Nil when
+  /// it has one, has no groups, or is not whole.
+  func directory(of segment: OpenSegment) throws(JournalError) -> (SegmentDirectory, AppliedPosition, UInt64)?
+  {
+    guard try segment.footer() == nil else { return nil }
+    let size = try segment.byteCount()
+    let first = UInt64(SegmentSuperblock.byteCount)
+    guard size > first else { return nil }
+    let buffer = try segment.read(at: 0, byteCount: Int(size))
+    var directory = SegmentDirectory()
+    var end: AppliedPosition?
+    var durable: UInt64 = 0
+    var at = first
+    while at < size {
+      let rest = buffer.bytes.extracting(Int(at)..<Int(size))
+      guard let (item, _) = SegmentItem.parse(rest, seed: segment.salt &+ at) else { return nil }
+      directory.add(rest.extracting(0..<item.headerByteCount), at: at)
+      at += UInt64(item.groupByteCount)
+      guard case .commit(let commit) = item else { continue }
+      at = at.roundedUp(to: AlignedBuffer.alignment)
+      durable = max(durable, commit.durableThrough)
+      end = AppliedPosition(
+        segment: segment.number, offset: at, batch: commit.batch, sequence: commit.lastSequence,
+        chain: commit.chain)
+    }
+    return end.map { (directory, $0, durable) }
+  }
+
+  // MARK: - One group
+
+  /// The group at `offset` if it is whole and continues `walk`.
   private func group(
-    _ segment: SegmentStore.OpenSegment, _ number: UInt64, at offset: UInt64, size: UInt64,
-    after position: AppliedPosition
+    _ segment: OpenSegment, at offset: UInt64, limit: UInt64, after walk: Walk
   ) throws(JournalError) -> PublishedBatch? {
     // Most groups are a few MiB; the rest of the segment is read when the first portion does not end one.
-    var wanted = min(size - offset, 4 << 20)
-    while true {
-      let buffer = try read(segment, at: offset, byteCount: Int(wanted))
-      switch parse(buffer.bytes, segment, number, at: offset, after: position) {
+    var wanted = min(limit - min(offset, limit), 4 << 20)
+    while wanted > 0 {
+      let buffer = try segment.read(at: offset, byteCount: Int(wanted))
+      switch parse(buffer.bytes, segment, at: offset, after: walk) {
       case .batch(let batch): return batch
       case .bad: return nil
       case .short:
-        guard wanted < size - offset else { return nil }
-        wanted = min(size - offset, wanted * 4)
+        guard wanted < limit - offset else { return nil }
+        wanted = min(limit - offset, wanted * 4)
       }
     }
+    return nil
   }
 
   private enum Parsed {
@@ -136,69 +286,40 @@ struct SegmentScanner {
   }
 
   private func parse(
-    _ bytes: RawSpan, _ segment: SegmentStore.OpenSegment, _ number: UInt64, at offset: UInt64,
-    after position: AppliedPosition
+    _ bytes: RawSpan, _ segment: OpenSegment, at offset: UInt64, after walk: Walk
   ) -> Parsed {
-    var batch = PublishedBatch(end: position, extents: [], records: [])
-    var chain = BatchChain(previous: position.chain)
+    var contents = GroupContents(segment: segment.number, previousChain: walk.position.chain)
     var at = 0
-    while at + RecordItem.fixedByteCount <= bytes.byteCount {
-      let item = bytes.extracting(at..<bytes.byteCount)
-      let seed = segment.salt &+ offset &+ UInt64(at)
-      switch item.bigEndian(at: 0, as: UInt32.self) {
-      case FrameHeader.magic:
-        guard let header = FrameHeader(item, seed: seed) else { return undecodable(item) }
-        guard header.itemByteCount <= item.byteCount else { return .short }
-        if verifiesPayloads {
-          let stored = item.extracting(header.byteCount..<header.itemByteCount)
-          guard Checksum.xxh3(stored, seed: seed) == header.payloadChecksum else { return .bad }
-        }
-        chain.add(item.bigEndian(at: 32))
-        add(header, number, offset + UInt64(at), to: &batch)
-        at = (at + header.itemByteCount).roundedUp(to: 16)
-      case RecordItem.magic:
-        guard let (record, checksum) = RecordItem.decode(item, seed: seed) else { return undecodable(item) }
-        chain.add(checksum)
-        if record.kind.hasExtent {
-          batch.extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
-        } else {
-          batch.records.append(record)
-        }
-        at = (at + RecordItem.byteCount(record)).roundedUp(to: 16)
-      case CommitRecord.magic:
-        guard item.byteCount >= CommitRecord.byteCount else { return .short }
-        guard let commit = CommitRecord(item, seed: seed), commit.batch == position.batch + 1,
-          commit.chain == chain.value, commit.groupByteCount == UInt64(at + CommitRecord.byteCount),
-          commit.firstSequence == position.sequence + 1
-        else { return .bad }
-        batch.records.sort { $0.sequence < $1.sequence }
-        batch.end = AppliedPosition(
-          segment: number,
-          offset: offset + UInt64((at + CommitRecord.byteCount).roundedUp(to: AlignedBuffer.alignment)),
-          batch: commit.batch, sequence: commit.lastSequence, chain: commit.chain)
-        return .batch(batch)
-      default:
-        return .bad
+    while at < bytes.byteCount {
+      let place = offset + UInt64(at)
+      let rest = bytes.extracting(at..<bytes.byteCount)
+      guard let (item, checksum) = SegmentItem.parse(rest, seed: segment.salt &+ place) else {
+        // The bytes may just end inside the header.
+        return rest.byteCount < SegmentItem.headerByteCountMax ? .short : .bad
       }
+      switch item {
+      case .commit(let commit):
+        guard walk.isContinued(by: commit, chain: contents.chainValue),
+          commit.groupByteCount == UInt64(at + CommitRecord.byteCount)
+        else { return .bad }
+        return .batch(contents.batch(endedBy: commit, at: place))
+      case .frame(let header):
+        guard header.itemByteCount <= rest.byteCount else { return .short }
+        guard header.verifies(rest, seed: segment.salt &+ place) else { return .bad }
+      case .record:
+        break
+      }
+      contents.add(item, checksum: checksum, at: place)
+      at += item.groupByteCount
     }
     return .short
   }
+}
 
-  /// A header that does not decode is short when the bytes may just end inside it, and bad otherwise.
-  private func undecodable(_ item: RawSpan) -> Parsed {
-    item.byteCount < FrameHeader.byteCount(extents: 512) || item.byteCount < RecordItem.fixedByteCount + 65536
-      ? .short : .bad
-  }
-
-  private func add(_ header: FrameHeader, _ number: UInt64, _ offset: UInt64, to batch: inout PublishedBatch)
-  {
-    let address = FrameAddress(
-      segment: number, granule: UInt32(offset / FrameAddress.granuleByteCount),
-      kibibytes: UInt16((header.itemByteCount + 1023) / 1024))
-    var skip: UInt32 = 0
-    for extent in header.extents {
-      batch.extents.append((header.layer, extent.range, .frame(address, skip: skip)))
-      skip += UInt32(extent.range.count)
-    }
+extension FrameHeader {
+  /// Whether the stored bytes of the frame item at the start of `item` are what the header says.
+  func verifies(_ item: RawSpan, seed: UInt64) -> Bool {
+    guard itemByteCount <= item.byteCount else { return false }
+    return Checksum.xxh3(item.extracting(byteCount..<itemByteCount), seed: seed) == payloadChecksum
   }
 }

@@ -13,12 +13,6 @@ final class SegmentStore: @unchecked Sendable {
   /// Most files kept open for reading.
   private static let openMax = 256
 
-  /// An opened segment: its file and its salt.
-  struct OpenSegment: Sendable {
-    var file: any BlockFile
-    var salt: UInt64
-  }
-
   init(files: any FileStore, journal: JournalUUID) {
     self.files = files
     self.journal = journal
@@ -53,41 +47,43 @@ final class SegmentStore: @unchecked Sendable {
   func segment(_ number: UInt64) throws(JournalError) -> OpenSegment {
     switch try load(number) {
     case .success(let segment): return segment
-    case .failure(let flaw):
-      throw JournalError(
-        .damaged, "segments/\(Self.name(number)) \(flaw.sentence); restore it from a copy of the journal")
+    case .failure(let flaw): throw refusal(number, flaw)
     }
   }
 
-  /// As `segment`, or nil when the superblock never got to the disk whole: a crash tore the creation.
-  func segmentUnlessTorn(_ number: UInt64) throws(JournalError) -> OpenSegment? {
-    if case .failure(let flaw) = try load(number), flaw.isTorn { return nil }
-    return try segment(number)
+  /// As `segment`, or the flaw when the superblock is torn or damaged; one of something else is refused.
+  func segmentOrFlaw(_ number: UInt64) throws(JournalError) -> Result<OpenSegment, FormatFlaw> {
+    let found = try load(number)
+    if case .failure(let flaw) = found, flaw.kind == .foreign { throw refusal(number, flaw) }
+    return found
+  }
+
+  private func refusal(_ number: UInt64, _ flaw: FormatFlaw) -> JournalError {
+    JournalError(
+      .damaged, "segments/\(Self.name(number)) \(flaw.sentence); restore it from a copy of the journal")
   }
 
   private func load(_ number: UInt64) throws(JournalError) -> Result<OpenSegment, FormatFlaw> {
     if let found = lock.withLock({ open[number] }) { return .success(found) }
     let file: any BlockFile
-    let buffer = AlignedBuffer(byteCount: SegmentSuperblock.byteCount)
-    let count: Int
-    do throws(FileError) {
-      file = try files.open(Self.name(number))
-      var target = buffer.mutableBytes
-      count = try file.read(into: &target, at: 0)
-    } catch {
-      throw JournalError(error)
-    }
+    do throws(FileError) { file = try files.open(Self.name(number)) } catch { throw JournalError(error) }
+    let head = try OpenSegment.read(file, at: 0, byteCount: SegmentSuperblock.byteCount)
+    let superblock: SegmentSuperblock
     do throws(FormatFlaw) {
-      let superblock = try SegmentSuperblock(buffer.bytes.extracting(0..<count))
-      guard superblock.journal == journal, superblock.segment == number else {
-        throw FormatFlaw("belongs to another journal or has another number")
-      }
-      let segment = OpenSegment(file: file, salt: superblock.salt)
-      keep(number, segment)
-      return .success(segment)
+      superblock = try SegmentSuperblock(head.bytes)
     } catch {
-      return .failure(error)
+      // A sealed segment repeats it at its end.
+      guard error.kind == .damaged, let footer = try OpenSegment.footer(of: file) else {
+        return .failure(error)
+      }
+      superblock = footer.superblock
     }
+    guard superblock.journal == journal, superblock.segment == number else {
+      return .failure(FormatFlaw("belongs to another journal or has another number", .foreign))
+    }
+    let segment = OpenSegment(file: file, superblock: superblock)
+    keep(number, segment)
+    return .success(segment)
   }
 
   /// Removes the segment `number`. Durable only after `syncNames`.
@@ -113,7 +109,7 @@ final class SegmentStore: @unchecked Sendable {
       try files.unlink(Self.name(number))
       throw error
     }
-    let segment = OpenSegment(file: file, salt: superblock.salt)
+    let segment = OpenSegment(file: file, superblock: superblock)
     keep(number, segment)
     return segment
   }

@@ -3,7 +3,8 @@ internal import Bytes
 /// The first 4 KiB of a segment.
 package struct SegmentSuperblock: Equatable, Sendable {
   var segment: UInt64
-  var salt: UInt64
+  /// Random; seeds every checksum of the segment.
+  package var salt: UInt64
   var journal: JournalUUID
   var createdNanoseconds: UInt64
 
@@ -40,18 +41,18 @@ package struct SegmentSuperblock: Equatable, Sendable {
     // it was never written; a superblock that was whole once does not come to look like that.
     guard bytes.byteCount >= Self.byteCount, !bytes.extracting(0..<512).isAllZero,
       !bytes.extracting(3584..<4096).isAllZero
-    else { throw FormatFlaw("has no segment superblock", isTorn: true) }
+    else { throw FormatFlaw("has no segment superblock", .torn) }
     guard bytes.bigEndian(at: 0, as: UInt64.self) == Self.magic else {
       throw FormatFlaw("has no segment superblock")
     }
     guard
       Checksum.xxh3(bytes.extracting(0..<4088), seed: 0) == bytes.bigEndian(at: 4088, as: UInt64.self)
     else { throw FormatFlaw("has a damaged superblock") }
-    let major: UInt16 = bytes.bigEndian(at: 8)
-    guard
-      FormatVersion.isKnown(
-        major: major, incompatible: bytes.bigEndian(at: 12), readOnlyCompatible: bytes.bigEndian(at: 16))
-    else { throw FormatFlaw("was written by a newer version") }
+    let use = FormatVersion.use(
+      major: bytes.bigEndian(at: 8), incompatible: bytes.bigEndian(at: 12),
+      readOnlyCompatible: bytes.bigEndian(at: 16))
+    // Segments are only appended to by whoever created them: what may be read may be used.
+    guard use != .none else { throw .newer }
     segment = bytes.bigEndian(at: 24)
     salt = bytes.bigEndian(at: 32)
     journal = JournalUUID(high: bytes.bigEndian(at: 40), low: bytes.bigEndian(at: 48))

@@ -5,13 +5,17 @@ internal import Threads
 // Where batches become groups of a segment, and groups become durable.
 //
 // 1. One thread appends. A group is written whole, then it counts; what a failed write left behind lies beyond
-//    `position.offset` and is overwritten by the next attempt, or cut off at the next start.
+//    `position.offset` and is overwritten by the next attempt, or cut off at the next start. The same holds for the
+//    directory that seals a segment before the next one is created.
 // 2. Any thread may ask for durability; one of them syncs for all that wait (group commit).
 // 3. A failed sync is final: the pages may be clean and lost, so nobody tries again. The error stays.
 final class SegmentWriter: @unchecked Sendable {
-  // Sendable: `segment`, `position` and `buffer` belong to the appending thread; the rest is guarded by `lock`.
+  // Sendable: `segment`, `directory`, `position` and `buffer` belong to the appending thread; the rest is guarded by
+  // `lock`.
   private let store: SegmentStore
-  private var segment: SegmentStore.OpenSegment?
+  private var segment: OpenSegment?
+  /// The headers of what the segment holds.
+  private var directory = SegmentDirectory()
   /// Where the next group goes, and the chain to continue.
   private(set) var position: AppliedPosition
   private var nextSegment: UInt64
@@ -23,6 +27,8 @@ final class SegmentWriter: @unchecked Sendable {
   private var namesChanged = false
   private var writtenBatch: UInt64
   private var durableBatch: UInt64
+  /// The highest `durableThrough` that a group says.
+  private var recordedDurable: UInt64
   private var oldestUnsynced: UInt64?
   private var isSyncing = false
   private var failure: FileError?
@@ -37,6 +43,7 @@ final class SegmentWriter: @unchecked Sendable {
     nextSegment = lastSegment + 1
     writtenBatch = position.batch
     durableBatch = position.batch
+    recordedDurable = position.batch
     synced = Condition(lock)
   }
 
@@ -44,21 +51,22 @@ final class SegmentWriter: @unchecked Sendable {
   /// is gone.
   func append(_ packed: PackedBatch) throws(FileError) -> PublishedBatch {
     let groupByteCount = size(packed)
-    let target = try openSegment(for: groupByteCount)
+    let target = try openSegment(for: groupByteCount, directoryByteCount: directorySize(packed))
     let start = position.offset
     var chain = BatchChain(previous: position.chain)
     if buffer.byteCount < groupByteCount { buffer = AlignedBuffer(byteCount: groupByteCount) }
     var published = PublishedBatch(end: position, extents: [], records: [])
+    var headers = directory
     var at = 0
     for (index, draft) in packed.plan.frames.enumerated() {
-      at = write(packed, index, draft, at: at, seed: target.salt &+ start, &chain, &published)
+      at = write(packed, index, draft, at: at, seed: target.salt &+ start, &chain, &published, &headers)
     }
     for record in packed.plan.records {
-      at = write(record, at: at, seed: target.salt &+ start, &chain, &published)
+      at = write(record, at: at, seed: target.salt &+ start, &chain, &published, &headers)
     }
     let commit = CommitRecord(
-      batch: position.batch + 1, firstSequence: packed.entries[0].record.sequence,
-      lastSequence: packed.lastSequence, durableThrough: lock.withLock { durableBatch },
+      batch: position.batch + 1, firstSequence: packed.firstSequence ?? position.sequence + 1,
+      lastSequence: packed.lastSequence ?? position.sequence, durableThrough: lock.withLock { durableBatch },
       groupByteCount: UInt64(at + CommitRecord.byteCount), timeNanoseconds: WallClock.nanoseconds(),
       chain: chain.value)
     let memory = buffer
@@ -66,19 +74,80 @@ final class SegmentWriter: @unchecked Sendable {
     var tail = bytes._mutatingExtracting(at..<groupByteCount)
     tail.zero()
     commit.encode(into: &tail, seed: target.salt &+ start &+ UInt64(at))
+    headers.add(tail.bytes.extracting(0..<CommitRecord.byteCount), at: start + UInt64(at))
     try target.file.write(buffer, byteCount: groupByteCount, at: start)
 
+    directory = headers
     position.offset = start + UInt64(groupByteCount)
     position.batch = commit.batch
     position.sequence = commit.lastSequence
     position.chain = commit.chain
     lock.withLock {
       writtenBatch = commit.batch
+      recordedDurable = max(recordedDurable, commit.durableThrough)
       if oldestUnsynced == nil { oldestUnsynced = MonotonicClock.nanoseconds() }
       if unsynced.last !== target.file { unsynced.append(target.file) }
     }
     published.end = position
     return published
+  }
+
+  /// What a segment takes when `groupByteCount` bytes are added and it is then sealed.
+  private func openSegment(
+    for groupByteCount: Int, directoryByteCount: Int
+  ) throws(FileError) -> OpenSegment {
+    if let segment {
+      let closing = directory.closingByteCount(adding: directoryByteCount)
+      if position.offset + UInt64(groupByteCount + closing) <= segmentBytesMax { return segment }
+      try seal()
+    }
+    let fresh = try store.create(nextSegment)
+    segment = fresh
+    directory = SegmentDirectory()
+    position.segment = nextSegment
+    position.offset = UInt64(SegmentSuperblock.byteCount)
+    nextSegment += 1
+    lock.withLock { namesChanged = true }
+    return fresh
+  }
+
+  /// Ends the open segment with its directory, if there is one. It is then as durable as the next sync makes it.
+  func seal() throws(FileError) {
+    guard let sealed = segment else { return }
+    try Self.seal(
+      sealed, directory, at: position, durableThrough: lock.withLock { durableBatch })
+    segment = nil
+    lock.withLock {
+      recordedDurable = max(recordedDurable, durableBatch)
+      if unsynced.last !== sealed.file { unsynced.append(sealed.file) }
+    }
+  }
+
+  /// Writes the directory of `segment` to the end of its groups, which end at `position`.
+  static func seal(
+    _ segment: OpenSegment, _ directory: SegmentDirectory, at position: AppliedPosition,
+    durableThrough: UInt64
+  ) throws(FileError) {
+    let footer = SegmentFooter(
+      superblock: segment.superblock, lastBatch: position.batch, durableThrough: durableThrough,
+      lastSequence: position.sequence, chain: position.chain)
+    let closing = directory.closing(footer, at: position.offset)
+    try segment.file.write(closing, byteCount: closing.byteCount, at: position.offset)
+  }
+
+  /// Whether a batch is durable and no group says so yet.
+  var hasUnrecordedDurability: Bool { lock.withLock { recordedDurable < durableBatch } }
+
+  /// What the entries for `packed` take in the directory.
+  private func directorySize(_ packed: PackedBatch) -> Int {
+    var bytes = SegmentDirectory.entryByteCount(CommitRecord.byteCount)
+    for draft in packed.plan.frames {
+      bytes += SegmentDirectory.entryByteCount(FrameHeader.byteCount(extents: draft.pieces.count))
+    }
+    for record in packed.plan.records {
+      bytes += SegmentDirectory.entryByteCount(RecordItem.byteCount(record))
+    }
+    return bytes
   }
 
   /// The size of the group for `packed`, a multiple of 4096.
@@ -92,21 +161,9 @@ final class SegmentWriter: @unchecked Sendable {
     return bytes.roundedUp(to: AlignedBuffer.alignment)
   }
 
-  private func openSegment(for byteCount: Int) throws(FileError) -> SegmentStore.OpenSegment {
-    if let segment, position.offset + UInt64(byteCount) <= segmentBytesMax { return segment }
-    let fresh = try store.create(nextSegment)
-    segment = fresh
-    position.segment = nextSegment
-    position.offset = UInt64(SegmentSuperblock.byteCount)
-    nextSegment += 1
-    lock.withLock { namesChanged = true }
-    return fresh
-  }
-
   private func write(
     _ packed: PackedBatch, _ index: Int, _ draft: FrameDraft, at: Int, seed: UInt64,
-    _ chain: inout BatchChain,
-    _ published: inout PublishedBatch
+    _ chain: inout BatchChain, _ published: inout PublishedBatch, _ headers: inout SegmentDirectory
   ) -> Int {
     let frame = packed.frames[index]
     let itemSeed = seed &+ UInt64(at)
@@ -120,6 +177,7 @@ final class SegmentWriter: @unchecked Sendable {
     var bytes = memory.mutableBytes
     var item = bytes._mutatingExtracting(at..<end)
     chain.add(header.encode(into: &item, seed: itemSeed))
+    headers.add(item.bytes.extracting(0..<header.byteCount), at: position.offset + UInt64(at))
     item.copy(stored, at: header.byteCount)
     item.zero(header.itemByteCount..<end - at)
 
@@ -138,7 +196,8 @@ final class SegmentWriter: @unchecked Sendable {
   }
 
   private func write(
-    _ record: Record, at: Int, seed: UInt64, _ chain: inout BatchChain, _ published: inout PublishedBatch
+    _ record: Record, at: Int, seed: UInt64, _ chain: inout BatchChain, _ published: inout PublishedBatch,
+    _ headers: inout SegmentDirectory
   ) -> Int {
     let size = RecordItem.byteCount(record)
     let end = (at + size).roundedUp(to: 16)
@@ -146,6 +205,7 @@ final class SegmentWriter: @unchecked Sendable {
     var bytes = memory.mutableBytes
     var item = bytes._mutatingExtracting(at..<end)
     chain.add(RecordItem.encode(record, into: &item, seed: seed &+ UInt64(at)))
+    headers.add(item.bytes.extracting(0..<size), at: position.offset + UInt64(at))
     item.zero(size..<end - at)
     if record.kind.hasExtent {
       published.extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
@@ -180,6 +240,12 @@ final class SegmentWriter: @unchecked Sendable {
       if let outcome { failure = failure ?? outcome } else { durableBatch = max(durableBatch, reached) }
       synced.broadcast()
     }
+  }
+
+  /// Makes everything durable that was written, a directory behind the last batch included. Only when nobody appends.
+  func syncAll() throws(FileError) {
+    let (files, names) = lock.withLock { (unsynced, namesChanged) }
+    if let error = syncNow(files, names: names) { throw error }
   }
 
   private func syncNow(_ files: [any BlockFile], names: Bool) -> FileError? {

@@ -18,6 +18,9 @@ final class PackedBatch: @unchecked Sendable {
     var storedByteCount: Int
   }
 
+  /// Without records.
+  static func empty() -> PackedBatch { PackedBatch([]) { AlignedBuffer(byteCount: $0) } }
+
   fileprivate init(_ entries: [PendingRecord], arena: (_ byteCount: Int) -> AlignedBuffer) {
     self.entries = entries
     plan = BatchPlan(entries.map(\.record), positions: entries.map(\.slot.payloadPosition))
@@ -30,7 +33,9 @@ final class PackedBatch: @unchecked Sendable {
     self.arena = arena(max(offset, 1))
   }
 
-  var lastSequence: UInt64 { entries.last?.record.sequence ?? 0 }
+  /// Nil in a batch without records, which says only what is durable.
+  var firstSequence: UInt64? { entries.first?.record.sequence }
+  var lastSequence: UInt64? { entries.last?.record.sequence }
 
   /// Where in `arena` the stored bytes of frame `index` are.
   func storedRange(_ index: Int) -> Range<Int> { slots[index]..<slots[index] + frames[index].storedByteCount }

@@ -6,6 +6,8 @@ internal import Threads
 //
 // A batch is taken when 8 MiB are pending, when the oldest record is five seconds old, when a FLUSH waits, when a
 // writer waits for room in the ring, or at the end. Batches are taken, written and published in sequence order.
+// An idle second after a FLUSH an empty batch is written: its commit record says that what was flushed is durable, so
+// that no damage to it can later pass for a torn tail.
 // When the disk is full the batch stays where it is, in the ring: the writer thread tries again each second and says
 // so once. Any other error poisons the journal.
 final class Spiller: @unchecked Sendable {
@@ -20,6 +22,8 @@ final class Spiller: @unchecked Sendable {
   private let handover: Condition
   private var packed: PackedBatch?
   private var packerIsDone = false
+  /// When the empty batch is due that records what a FLUSH made durable.
+  private var markDue: UInt64?
   private var isEnding = false
   private var isAbandoning = false
   private var threads: [WorkerThread] = []
@@ -30,15 +34,17 @@ final class Spiller: @unchecked Sendable {
   /// How long a record may wait for company.
   static let ageMaxNanoseconds: UInt64 = 5_000_000_000
   private let retryNanoseconds: UInt64
+  private let markNanoseconds: UInt64
 
   init(
     ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
-    retryNanoseconds: UInt64,
+    retryNanoseconds: UInt64, markNanoseconds: UInt64,
     log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
     self.poison = poison
     self.retryNanoseconds = retryNanoseconds
+    self.markNanoseconds = markNanoseconds
     self.ring = ring
     self.writer = writer
     self.epochs = epochs
@@ -114,7 +120,7 @@ final class Spiller: @unchecked Sendable {
   private func writeLoop() {
     while true {
       ledger.lock.lock()
-      while packed == nil, !packerIsDone { handover.wait() }
+      while packed == nil, !packerIsDone { waitForHandover() }
       let next = packed
       let isAbandoning = isAbandoning
       ledger.lock.unlock()
@@ -125,6 +131,33 @@ final class Spiller: @unchecked Sendable {
         handover.broadcast()
       }
       if !written { return drain() }
+    }
+  }
+
+  /// A FLUSH made everything written so far durable.
+  func noteFlush() {
+    ledger.lock.withLock {
+      markDue = MonotonicClock.nanoseconds() + markNanoseconds
+      handover.broadcast()
+    }
+  }
+
+  /// Waits for a batch; writes the empty one when it is due and nothing else is to be written. The lock is held.
+  private func waitForHandover() {
+    guard let due = markDue else { return handover.wait() }
+    guard MonotonicClock.nanoseconds() >= due else {
+      _ = handover.wait(until: due)
+      return
+    }
+    markDue = nil
+    guard ledger.pending.isEmpty, ledger.failure == nil, writer.hasUnrecordedDurability else { return }
+    ledger.lock.unlock()
+    defer { ledger.lock.lock() }
+    do throws(FileError) {
+      ledger.publish(try writer.append(.empty()), spooled: [])
+    } catch {
+      // It is no loss when there is no room for it.
+      if !error.isNoSpace { poison(JournalError(error)) }
     }
   }
 
