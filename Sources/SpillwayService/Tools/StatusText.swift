@@ -13,6 +13,7 @@ package enum StatusText {
     ]
     if status.isServed { rows += served(status) }
     if let failure = status.failure { rows.append(("failure", failure)) }
+    rows += damage(status.damage)
     let text = rows.map { pad($0.0, to: 10) + $0.1 }.joined(separator: "\n") + "\n"
     return status.disks.isEmpty ? text : text + "\n" + table(status.disks)
   }
@@ -30,6 +31,14 @@ package enum StatusText {
     let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
     let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
     return [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
+  }
+
+  /// The first few places; `--json` lists all.
+  private static func damage(_ places: [JournalDamage]) -> [(String, String)] {
+    guard !places.isEmpty else { return [] }
+    let shown = places.prefix(4).map { ("damage", $0.message) }
+    let rest = places.count - shown.count
+    return rest > 0 ? shown + [("", "\(rest) more places; --json lists all")] : shown
   }
 
   private static func written(_ status: JournalStatus) -> String {
