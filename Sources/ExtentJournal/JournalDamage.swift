@@ -2,7 +2,7 @@ internal import Bytes
 internal import Threads
 
 /// Something in the segments that was durable and cannot be read any more.
-package struct JournalDamage: Codable, Sendable {
+package struct JournalDamage: Codable, Sendable, Equatable {
   /// The disk whose bytes they are; nil when nobody knows.
   package var disk: String?
   /// Where on that disk, in bytes.

@@ -43,8 +43,8 @@ package struct JournalStatus: Codable, Sendable {
   package var isStalled = false
   /// The error that poisoned the journal, if one did.
   package var failure: String?
-  /// What was found damaged when the journal was opened.
-  package var damage: [JournalDamage] = []
+  /// What was found damaged when the journal was opened; nil when nothing was.
+  package var damage: [JournalDamage]?
   /// By name.
   package var disks: [DiskStatus] = []
 
@@ -113,7 +113,7 @@ extension Journal {
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds
     status.isStalled = ledger.stall != nil
     status.failure = ledger.failure?.message
-    status.damage = damage
+    status.damage = damage.isEmpty ? nil : damage
     let layers = ledger.layers.values.map { layer in
       LayerState(
         key: layer.key, kind: layer.kind, name: layer.name, isComplete: layer.isComplete, taint: layer.taint)

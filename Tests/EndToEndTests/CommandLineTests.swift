@@ -51,7 +51,7 @@ extension EndToEnd {
       try expectFailure(["serve", "-j", journal, "--disk", disk], exitCode: 2)
     }
 
-    @Test("a segment without its superblock is 3")
+    @Test("a journal without its superblock is 3; segments without theirs are served from what repeats it")
     func damage() throws {
       let source = directory.file("source.raw")
       try PatternedImage(at: source, byteCount: 4 << 20, seed: 3)
@@ -59,15 +59,21 @@ extension EndToEnd {
       try Program.nbdcopy.run([source, daemon.ingestURI("vda")])
       try daemon.shutDown()
 
-      let segments = try FileManager.default.contentsOfDirectory(atPath: "\(journal)/segments")
-        .map { "\(journal)/segments/\($0)" }
-      try #require(!segments.isEmpty)
-      for segment in segments {
-        let file = try #require(FileHandle(forUpdatingAtPath: segment))
+      func spoil(_ path: String) throws {
+        let file = try #require(FileHandle(forUpdatingAtPath: path))
         file.write(Data(repeating: 0xa5, count: 4096))
         try file.close()
       }
+      let segments = try FileManager.default.contentsOfDirectory(atPath: "\(journal)/segments")
+      try #require(!segments.isEmpty)
+      for segment in segments { try spoil("\(journal)/segments/\(segment)") }
+      let replayed = directory.file("replayed.raw")
+      try Spillway.replay(journal, "vda", to: replayed)
+      try EndToEnd.expectIdentical(source, replayed)
+
+      try spoil("\(journal)/journal")
       try expectFailure(["serve", "-j", journal], exitCode: 3)
+      try expectFailure(["replay", "-j", journal, "vda", directory.file("again.raw")], exitCode: 3)
     }
 
     @Test("a replay that cannot be done is told in one line")

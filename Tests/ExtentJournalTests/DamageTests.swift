@@ -94,7 +94,7 @@ private struct File {
     try fixture.open()
     for number in [0, 2, 3] { #expect(try read(fixture, number) == block(number)) }
     #expect(isLost(fixture, 1))
-    let damage = try fixture.journal.status().damage
+    let damage = try fixture.journal.status().damage ?? []
     #expect(damage.count == 1)
     #expect(damage.first?.disk == "d" && damage.first?.offset == UInt64(blockByteCount))
     #expect(damage.first?.length == UInt64(blockByteCount))
@@ -129,7 +129,7 @@ private struct File {
     #expect(fixture.messages.all.contains { $0.contains("are damaged") && $0.contains("tainted") })
     for number in 0..<4 { #expect(isLost(fixture, number)) }
     #expect(try fixture.journal.status().disks[0].generations[0].tainted)
-    #expect(try fixture.journal.status().damage.first?.disk == nil)
+    #expect(try fixture.journal.status().damage?.first.map { $0.disk == nil } == true)
     // It stays so.
     try fixture.close()
     try fixture.open()
@@ -144,7 +144,7 @@ private struct File {
     try file.spoil(file.places(of: "SPWC")[2] + 30)
     try fixture.open()
     #expect(try fixture.journal.status().disks[0].generations[0].tainted)
-    #expect(try fixture.journal.status().damage.count == 1)
+    #expect(try fixture.journal.status().damage?.count == 1)
     let last = try fixture.journal.status().lastSequence
     try fixture.disk.write(block(9), at: 1 << 20)
     try fixture.journal.flush()
@@ -161,7 +161,7 @@ private struct File {
     try file.spoil(20, count: 30)
     try fixture.open()
     for number in 0..<4 { #expect(try read(fixture, number) == block(number)) }
-    #expect(try fixture.journal.status().damage.isEmpty)
+    #expect(try fixture.journal.status().damage == nil)
   }
 
   @Test("of the superblock of a segment that the index does not know loses it whole, and says so")
@@ -189,7 +189,7 @@ private struct File {
     var file = try File(#require(fixture.segmentPaths.last))
     try file.spoil(framePlace(file, 1) + 300)
     try fixture.open()
-    #expect(try fixture.journal.status().damage.map(\.offset) == [UInt64(blockByteCount)])
+    #expect(try fixture.journal.status().damage?.map(\.offset) == [UInt64(blockByteCount)])
     #expect(isLost(fixture, 1))
     #expect(try read(fixture, 0) == block(0))
   }
@@ -209,7 +209,7 @@ private struct File {
     let before = fixture.segmentPaths.count
     fixture.host.bootID = boots[1]
     try fixture.open()
-    #expect(try fixture.journal.status().damage.isEmpty)
+    #expect(try fixture.journal.status().damage == nil)
     #expect(try read(fixture, 0) == block(0))
     #expect(try read(fixture, 1) == [UInt8](repeating: 0, count: blockByteCount))
     #expect(fixture.segmentPaths.count == before - 1, "the torn batch was all of its segment")
@@ -227,16 +227,15 @@ private struct File {
     try fixture.makeDisk("d", byteCount: 16 << 20, mode: .device)
     try fixture.disk.write(block(0), at: 0)
     let path = try #require(fixture.segmentPaths.first)
-    // The disk and its first generation are a batch, or two; then a flushed write is one, and the mark is another.
     try fixture.journal.flush()
-    let groups = try File(path).places(of: "SPWC").count
-    while try File(path).places(of: "SPWC").count == groups {}
+    // A group that begins with its commit record is the empty batch.
+    while try File(path).places(of: "SPWC").last.map({ $0 % 4096 != 0 }) ?? true {}
     fixture.crash()
     var file = try File(path)
     try file.spoil(framePlace(file, 0) + 300)
     fixture.host.bootID = "00000000-0000-4000-8000-000000000002"
     try fixture.open()
-    #expect(try fixture.journal.status().damage.map(\.offset) == [0])
+    #expect(try fixture.journal.status().damage?.map(\.offset) == [0])
     #expect(isLost(fixture, 0))
   }
 
@@ -253,7 +252,7 @@ private struct File {
     }
     try fixture.open()
     for number in 0..<6 { #expect(try read(fixture, number) == block(number)) }
-    #expect(try fixture.journal.status().damage.isEmpty)
+    #expect(try fixture.journal.status().damage == nil)
   }
 
   @Test("extents of a generation that no record begins are reported")

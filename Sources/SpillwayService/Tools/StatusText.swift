@@ -13,7 +13,7 @@ package enum StatusText {
     ]
     if status.isServed { rows += served(status) }
     if let failure = status.failure { rows.append(("failure", failure)) }
-    rows += damage(status.damage)
+    rows += damage(status.damage ?? [])
     let text = rows.map { pad($0.0, to: 10) + $0.1 }.joined(separator: "\n") + "\n"
     return status.disks.isEmpty ? text : text + "\n" + table(status.disks)
   }
