@@ -14,9 +14,8 @@ private let blockByteCount = 64 << 10
 /// Block `number` in version `version`: nothing that a compressor can shorten, and unlike every other.
 private func block(_ number: Int, version: UInt64 = 1) -> [UInt8] {
   var random = SeededGenerator(seed: UInt64(number) &* 1000 &+ version)
-  return (0..<blockByteCount / 8).flatMap { _ in
-    withUnsafeBytes(of: UInt64.random(in: 0 ... .max, using: &random)) { Array($0) }
-  }
+  let words = (0..<blockByteCount / 8).map { _ in random.next() }
+  return words.withUnsafeBytes { Array($0) }
 }
 
 /// A file of a journal, to be spoilt.
