@@ -90,7 +90,9 @@ let package = Package(
     .target(name: "WriteRecorder", path: "Tests/WriteRecorder"),
     .testTarget(
       name: "ExtentJournalTests",
-      dependencies: ["Bytes", "Threads", "ExtentJournal", "TestKit", "WriteRecorder"],
+      dependencies: [
+        "Bytes", "Threads", "BlockFile", "LMDB", "ExtentJournal", "TestKit", "WriteRecorder",
+      ],
       swiftSettings: tested),
 
     // Real programs on the other end of the sockets: started, stopped and compared with.

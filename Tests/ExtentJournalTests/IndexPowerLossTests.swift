@@ -45,7 +45,7 @@ import WriteRecorder
       file.apply(event)
       try examiner.examine(file.whole, "event \(number)")
     }
-    #expect(examiner.examined > 1000 && examiner.recovered > 20)
+    #expect(examiner.examined > 1000 && examiner.recovered > 10)
     #expect(examiner.slicesSeen > 0, "no commit was cut into slices: make the wide rounds wider")
   }
 
@@ -128,11 +128,11 @@ private final class IndexHistory {
     write_recorder_mark(0)
     let narrowDisk = try journal.disk("narrow", byteCount: narrow.byteCount, mode: .device)
     let wideDisk = try journal.disk("wide", byteCount: Self.wideRegions << 19, mode: .device)
-    for round in 0..<90 {
+    for round in 0..<66 {
       for _ in 0..<Int.random(in: 1...12, using: &random) { try change(narrowDisk) }
       if round % 15 == 4 { try fragment(narrowDisk) }
       if round % 15 == 9 { try unite(narrowDisk) }
-      if round == 30 || round == 60 { try spread(wideDisk, byte: UInt8(round)) }
+      if round == 22 || round == 44 { try spread(wideDisk, byte: UInt8(round)) }
       try commit(journal, narrowDisk, wideDisk)
     }
     try journal.close()
@@ -179,7 +179,7 @@ private final class IndexHistory {
 
   /// More regions than one transaction takes.
   private func spread(_ disk: Disk, byte: UInt8) throws {
-    for region in 0..<Self.wideRegions where region % 2 == 0 || byte > 50 {
+    for region in 0..<Self.wideRegions where region % 2 == 0 || byte > 30 {
       try disk.write([UInt8](repeating: byte, count: 512), at: region << 19)
       wide[region << 19] = byte
     }

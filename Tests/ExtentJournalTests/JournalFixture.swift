@@ -9,6 +9,7 @@ import Threads
 final class JournalFixture {
   let directory: TemporaryDirectory
   var options = JournalOptions()
+  var host = JournalHost()
   private(set) var journal: Journal!
   let messages = Messages()
 
@@ -29,7 +30,7 @@ final class JournalFixture {
 
   func open() throws {
     let messages = messages
-    journal = try Journal.open(path, options: options) { messages.add("\($0): \($1)") }
+    journal = try Journal.open(path, options: options, host: host) { messages.add("\($0): \($1)") }
   }
 
   /// Makes the disk that `disk` gives.
@@ -124,4 +125,29 @@ final class WakeCount: @unchecked Sendable {
   }
 
   var all: [ParkWake] { lock.withLock { wakes } }
+}
+
+/// Where threads wait for one another. They spin, so that they leave in the same microsecond.
+final class Meeting: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var arrivals = 0
+
+  func meet(_ count: Int) {
+    let mine = lock.withLock { () -> Int in
+      arrivals += 1
+      return arrivals
+    }
+    let wanted = (mine + count - 1) / count * count
+    while lock.withLock({ arrivals < wanted }) {}
+  }
+}
+
+/// A flag that several threads may look at.
+final class Flag: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var value = false
+  func set() { lock.withLock { value = true } }
+  var isSet: Bool { lock.withLock { value } }
 }
