@@ -86,8 +86,13 @@ let package = Package(
       swiftSettings: tested),
     .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
     .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
+    // Between the libraries and libc: what LMDB does to its file.
+    .target(name: "WriteRecorder", path: "Tests/WriteRecorder"),
     .testTarget(
-      name: "ExtentJournalTests", dependencies: ["Bytes", "Threads", "ExtentJournal", "TestKit"],
+      name: "ExtentJournalTests",
+      dependencies: [
+        "Bytes", "Threads", "BlockFile", "LMDB", "ExtentJournal", "TestKit", "WriteRecorder",
+      ],
       exclude: ["Golden"], swiftSettings: tested),
 
     // Real programs on the other end of the sockets: started, stopped and compared with.

@@ -134,3 +134,28 @@ final class WakeCount: @unchecked Sendable {
 
   var all: [ParkWake] { lock.withLock { wakes } }
 }
+
+/// Where threads wait for one another. They spin, so that they leave in the same microsecond.
+final class Meeting: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var arrivals = 0
+
+  func meet(_ count: Int) {
+    let mine = lock.withLock { () -> Int in
+      arrivals += 1
+      return arrivals
+    }
+    let wanted = (mine + count - 1) / count * count
+    while lock.withLock({ arrivals < wanted }) {}
+  }
+}
+
+/// A flag that several threads may look at.
+final class Flag: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var value = false
+  func set() { lock.withLock { value = true } }
+  var isSet: Bool { lock.withLock { value } }
+}

@@ -85,6 +85,51 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
     #expect(try fixture.journal.status().parkedReads == 0)
   }
 
+  @Test("a read that came in long before the others that wait is timed out before them")
+  func oldestLast() throws {
+    let hour: UInt64 = 3_600_000_000_000
+    let fixture = try snapshot { $0.readTimeoutNanoseconds = hour }
+    let young = WakeCount()
+    let old = WakeCount()
+    let now = MonotonicClock.nanoseconds()
+    #expect(try fixture.disk.view(block, since: now, owner: 1, wake: young.add) == nil)
+    // As one that was woken and parks again; due in a moment, or now on a slow machine.
+    let outcome = Result { try fixture.disk.view(block, since: now - hour + 100_000_000, wake: old.add) }
+    if case .success(nil) = outcome {
+      old.wait(for: 1)
+    } else {
+      #expect(throws: JournalError.self) { try outcome.get() }
+    }
+    #expect(old.all.allSatisfy { $0 == .timedOut } && young.all.isEmpty)
+    fixture.disk.dropParked(owner: 1)
+    #expect(try fixture.journal.status().parkedReads == 0)
+  }
+
+  @Test(
+    "what arrives wakes who waits for its first sector anywhere in it, and nobody else", arguments: seeds(3))
+  func whoIsWoken(seed: UInt64) throws {
+    let fixture = try snapshot()
+    var random = SeededGenerator(seed: seed)
+    var waiting: [(sector: UInt64, wakes: WakeCount)] = []
+    for _ in 0..<300 {
+      // Three regions, so that some hold many reads and arrivals cross from one to the next.
+      let sector = UInt64.random(in: 0..<2048, using: &random)
+      let wakes = WakeCount()
+      let range = ByteRange(offset: sector * 512, count: 512)
+      if try fixture.disk.view(range, wake: wakes.add) == nil { waiting.append((sector, wakes)) }
+      guard Int.random(in: 0..<10, using: &random) == 0 else { continue }
+      let start = UInt64.random(in: 0..<1900, using: &random)
+      let arrival = SectorRange(start: start, count: .random(in: 1...148, using: &random))
+      try fixture.disk.writeZeroes(arrival.bytes, mayTrim: false, durable: false).wake()
+      for (sector, wakes) in waiting {
+        let isHit = arrival.start <= sector && sector < arrival.end
+        #expect(wakes.all.count == (isHit ? 1 : 0), "seed \(seed), sector \(sector)")
+      }
+      waiting.removeAll { !$0.wakes.all.isEmpty }
+    }
+    #expect(try fixture.journal.status().parkedReads == UInt64(waiting.count))
+  }
+
   @Test("the reads of a reader that has gone are dropped and never woken; others stay")
   func disconnect() throws {
     let fixture = try snapshot()
@@ -197,21 +242,5 @@ private let pattern = (0..<64 << 10).map { UInt8(truncatingIfNeeded: $0 / 7) }
     for thread in threads { thread.join() }
     #expect(wrong.all.isEmpty)
     #expect(try fixture.journal.status().parkedReads == 0)
-  }
-}
-
-/// Where threads wait for one another. They spin, so that they leave in the same microsecond.
-private final class Meeting: @unchecked Sendable {
-  // Sendable: guarded by `lock`.
-  private let lock = Lock()
-  private var arrivals = 0
-
-  func meet(_ count: Int) {
-    let mine = lock.withLock { () -> Int in
-      arrivals += 1
-      return arrivals
-    }
-    let wanted = (mine + count - 1) / count * count
-    while lock.withLock({ arrivals < wanted }) {}
   }
 }

@@ -172,12 +172,3 @@ private func check(_ disk: Disk, _ block: UInt64, _ failures: JournalFixture.Mes
     return nil
   }
 }
-
-/// A flag that several threads may look at.
-private final class Flag: @unchecked Sendable {
-  // Sendable: guarded by `lock`.
-  private let lock = Lock()
-  private var value = false
-  func set() { lock.withLock { value = true } }
-  var isSet: Bool { lock.withLock { value } }
-}

@@ -122,10 +122,10 @@ extension Disk {
     if timeout > 0, MonotonicClock.nanoseconds() >= since + timeout {
       throw JournalError(.failed, timeoutMessage)
     }
-    layer.parked.add(ParkedRead(range: gap, since: since, owner: owner, wake: wake()))
+    let isOldest = layer.parked.add(ParkedRead(range: gap, since: since, owner: owner, wake: wake()))
     ledger.counters.parkedReads += 1
     if !isRetry { ledger.counters.waitedReads += 1 }
-    ledger.parkedChanged.signal()
+    if isOldest { ledger.parkedChanged.signal() }
     return true
   }
 
@@ -187,29 +187,48 @@ extension Disk {
   }
 
   func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
-    let ledger = journal.ledger
-    let epoch = journal.epochs.enter()
-    ledger.lock.lock()
-    var (pieces, gaps) = ledger.look(layer, range)
-    let version = ledger.indexVersion
-    let isComplete = layer.isComplete
-    let taint = layer.taint
-    ledger.lock.unlock()
+    var plan = Plan(pieces: [], epoch: journal.epochs.enter(), indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
-      // After the look, never before: what left memory meanwhile is in this snapshot of the index.
-      try gaps.fill { (gap, take) throws(LMDBError) in
-        try journal.index.look(layer.key, gap) { piece, placement in
-          take(piece)
-          pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
-        }
-      }
+      // In portions, for writers wait while memory is looked through. What is said of the whole is what was true at the
+      // first: a read that parks on account of it looks again if any of it has changed.
+      var start = range.start
+      repeat {
+        let portion = SectorRange(start: start, end: min(range.end, start + Self.portionSectors))
+        try add(portion, of: layer, isFirst: start == range.start, to: &plan)
+        start = portion.end
+      } while start < range.end
     } catch {
-      journal.epochs.leave(epoch)
+      journal.epochs.leave(plan.epoch)
       throw JournalError(error)
+    }
+    return plan
+  }
+
+  /// What is looked up in memory at a time: 4 MiB, which is a thousand pieces at most if a guest wrote them.
+  private static let portionSectors: UInt64 = 8192
+
+  private func add(
+    _ portion: SectorRange, of layer: Layer, isFirst: Bool, to plan: inout Plan
+  ) throws(LMDBError) {
+    let ledger = journal.ledger
+    ledger.lock.lock()
+    var (pieces, gaps) = ledger.look(layer, portion)
+    if isFirst {
+      plan.indexVersion = ledger.indexVersion
+      plan.isComplete = layer.isComplete
+      plan.taint = layer.taint
+    }
+    ledger.lock.unlock()
+    // After the look, never before: what left memory meanwhile is in this snapshot of the index.
+    try gaps.fill { (gap, take) throws(LMDBError) in
+      try journal.index.look(layer.key, gap) { piece, placement in
+        take(piece)
+        pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
+      }
     }
     pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent) }
     pieces.sort { $0.range.start < $1.range.start }
-    return Plan(pieces: pieces, epoch: epoch, indexVersion: version, isComplete: isComplete, taint: taint)
+    plan.pieces += pieces
   }
 
   /// Fills `target` with `range` as the plan says, absent pieces with zeroes, and leaves the epoch.

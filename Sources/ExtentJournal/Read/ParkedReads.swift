@@ -26,13 +26,19 @@ package enum ParkWake: Sendable {
   case timedOut
 }
 
-/// The parked reads of one layer, by the region of the first sector that each waits for. Guarded by the ledger's
-/// lock.
+/// The parked reads of one layer, by the first sector that each waits for, these by region. Guarded by the ledger's
+/// lock, which writers want: nothing that a write does here takes longer the more reads wait elsewhere.
 struct ParkedReads {
-  private var byRegion: [UInt64: [ParkedRead]] = [:]
+  private var byRegion: [UInt64: [UInt64: [ParkedRead]]] = [:]
+  /// No read here came in earlier.
+  private var oldestBound = UInt64.max
 
-  mutating func add(_ read: ParkedRead) {
-    byRegion[read.range.start / Region.sectorCount, default: []].append(read)
+  /// Whether it may be the oldest: whoever watches for timeouts must then look again.
+  mutating func add(_ read: ParkedRead) -> Bool {
+    let sector = read.range.start
+    byRegion[sector / Region.sectorCount, default: [:]][sector, default: []].append(read)
+    defer { oldestBound = min(oldestBound, read.since) }
+    return read.since < oldestBound
   }
 
   /// Takes out the reads that wait for a sector of `range`. A read waits on its first missing sector: nothing
@@ -44,33 +50,45 @@ struct ParkedReads {
     // A zero over terabytes touches more regions than there are reads.
     let candidates = regions.count > byRegion.count ? byRegion.keys.filter(regions.contains) : Array(regions)
     for region in candidates {
-      guard let reads = byRegion[region] else { continue }
-      let rest = reads.filter { read in
-        let hit = range.start <= read.range.start && read.range.start < range.end
-        if hit { taken.append(read) }
-        return !hit
+      guard let sectors = byRegion[region]?.keys.filter({ range.start <= $0 && $0 < range.end }) else {
+        continue
       }
-      byRegion[region] = rest.isEmpty ? nil : rest
+      for sector in sectors { taken += byRegion[region]?.removeValue(forKey: sector) ?? [] }
+      if byRegion[region]?.isEmpty ?? false { byRegion[region] = nil }
     }
     return taken
   }
 
   mutating func takeAll() -> [ParkedRead] {
-    defer { byRegion = [:] }
-    return byRegion.values.flatMap { $0 }
+    defer {
+      byRegion = [:]
+      oldestBound = .max
+    }
+    return byRegion.values.flatMap { $0.values.flatMap { $0 } }
   }
 
   /// Takes out the reads that meet `condition`.
   mutating func take(where condition: (ParkedRead) -> Bool) -> [ParkedRead] {
     var taken: [ParkedRead] = []
-    for (region, reads) in byRegion where reads.contains(where: condition) {
-      taken += reads.filter(condition)
-      let rest = reads.filter { !condition($0) }
-      byRegion[region] = rest.isEmpty ? nil : rest
+    for (region, sectors) in byRegion {
+      for (sector, reads) in sectors where reads.contains(where: condition) {
+        taken += reads.filter(condition)
+        let rest = reads.filter { !condition($0) }
+        byRegion[region]?[sector] = rest.isEmpty ? nil : rest
+      }
+      if byRegion[region]?.isEmpty ?? false { byRegion[region] = nil }
     }
     return taken
   }
 
-  /// When the read that has waited longest came in.
-  var oldest: UInt64? { byRegion.values.lazy.flatMap { $0 }.map(\.since).min() }
+  /// When the read that has waited longest came in. From here on `add` says when an older one comes.
+  mutating func findOldest() -> UInt64? {
+    oldestBound = .max
+    for sectors in byRegion.values {
+      for reads in sectors.values {
+        for read in reads { oldestBound = min(oldestBound, read.since) }
+      }
+    }
+    return oldestBound == .max ? nil : oldestBound
+  }
 }

@@ -47,7 +47,7 @@ final class Timekeeper: @unchecked Sendable {
       var due: [ParkedRead] = []
       for layer in ledger.layers.values { due += layer.parked.take { $0.since <= limit } }
       if !due.isEmpty { return ledger.woken(due) }
-      let oldest = ledger.layers.values.compactMap(\.parked.oldest).min()
+      let oldest = ledger.layers.values.compactMap { $0.parked.findOldest() }.min()
       if let oldest {
         _ = ledger.parkedChanged.wait(until: oldest + timeoutNanoseconds)
       } else {

@@ -1,4 +1,5 @@
 internal import BlockFile
+package import Bytes
 internal import Glibc
 internal import LMDB
 internal import Threads
@@ -83,6 +84,17 @@ package final class JournalReader: Sendable {
       throw JournalError(.usage, "the journal has no disk \(name)\(known.isEmpty ? "" : "; it has \(known)")")
     }
     return (body, layer)
+  }
+
+  /// Calls `body` for each run of sectors of disk `name` that the index knows, in order, with where its content is.
+  package func forEachExtent(
+    of name: String, _ body: (SectorRange, Placement) -> Void
+  ) throws(JournalError) {
+    let (disk, layer) = try find(name)
+    let whole = SectorRange(start: 0, count: disk.byteCount / Sector.byteCount)
+    try index.forEach(layer.key, in: whole) { (range, placement) throws(JournalError) in
+      body(range, placement)
+    }
   }
 
   /// The status as far as the files tell: what only a daemon knows is 0.
