@@ -12,6 +12,11 @@ package struct JournalHost: Sendable {
   /// How long to wait before a full disk is tried again, in nanoseconds.
   package var fullDiskRetryNanoseconds: UInt64 = 1_000_000_000
 
+  /// Smallest spool ring in bytes; an eighth of it is the largest write that is one record.
+  package var spoolBytesMin = Journal.spoolBytesMin
+  /// What a test does to the journal.
+  package var hooks = TestHooks()
+
   /// The real machine.
   package init() {}
 }

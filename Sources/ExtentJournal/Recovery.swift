@@ -88,7 +88,7 @@ struct Recovery {
         "segments/\(SegmentStore.name(applied.segment)) is missing; restore it from a copy of the journal")
     }
     var unindexed = 0
-    let scanner = SegmentScanner(store: store, verifiesPayloads: true)
+    let scanner = SegmentScanner(store: store, verifiesPayloads: true, hooks: ledger.hooks)
     let (end, _) = try scanner.scan(after: applied, segments: segments) { batch throws(JournalError) in
       ledger.publish(batch, spooled: [])
       unindexed += batch.extents.count
@@ -164,7 +164,7 @@ struct Recovery {
         dead.append(header.position)
       }
     }
-    live.sort { $0.sequence < $1.sequence }
+    if !ledger.hooks.has(.ringReplayedInPlaceOrder) { live.sort { $0.sequence < $1.sequence } }
     for (sequence, allZero, header) in live {
       let slot = SpoolSlot(
         position: header.position, byteCount: header.byteCount, payloadByteCount: header.payloadByteCount)

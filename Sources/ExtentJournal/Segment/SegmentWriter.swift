@@ -28,6 +28,8 @@ final class SegmentWriter: @unchecked Sendable {
   private var failure: FileError?
 
   private let segmentBytesMax: UInt64
+  /// Set before any thread starts.
+  var hooks = TestHooks()
 
   /// Continues after `position` in a segment of its own, numbered above `lastSegment`.
   init(store: SegmentStore, after position: AppliedPosition, lastSegment: UInt64, segmentBytesMax: UInt64) {
@@ -66,7 +68,9 @@ final class SegmentWriter: @unchecked Sendable {
     var tail = bytes._mutatingExtracting(at..<groupByteCount)
     tail.zero()
     commit.encode(into: &tail, seed: target.salt &+ start &+ UInt64(at))
+    try Failpoint.passHalfway(target.file, buffer, byteCount: groupByteCount, at: start)
     try target.file.write(buffer, byteCount: groupByteCount, at: start)
+    hooks.reach(.groupWritten)
 
     position.offset = start + UInt64(groupByteCount)
     position.batch = commit.batch
@@ -174,7 +178,10 @@ final class SegmentWriter: @unchecked Sendable {
       namesChanged = false
       oldestUnsynced = nil
       lock.unlock()
-      let outcome = syncNow(files, names: names)
+      hooks.reach(.syncBegun)
+      var outcome = syncNow(files, names: names)
+      if outcome != nil, hooks.has(.syncRetried) { outcome = syncNow(files, names: names) }
+      hooks.reach(.synced)
       lock.lock()
       isSyncing = false
       if let outcome { failure = failure ?? outcome } else { durableBatch = max(durableBatch, reached) }
