@@ -5,8 +5,9 @@ import Glibc
 package final class TemporaryDirectory: Sendable {
   package let path: String
 
-  package init() throws {
-    let root = ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
+  /// A new directory in `root`; nil: where the environment wants temporary files.
+  package init(in root: String? = nil) throws {
+    let root = root ?? ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp"
     var template = Array("\(root)/spillway-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else {
       throw TemporaryDirectoryError(

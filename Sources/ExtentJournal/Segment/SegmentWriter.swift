@@ -103,7 +103,11 @@ final class SegmentWriter: @unchecked Sendable {
     position.segment = nextSegment
     position.offset = UInt64(SegmentSuperblock.byteCount)
     nextSegment += 1
-    lock.withLock { namesChanged = true }
+    lock.withLock {
+      namesChanged = true
+      // Also when no group follows: a durable name of a file without superblock would end the scan of a recovery.
+      unsynced.append(fresh.file)
+    }
     return fresh
   }
 
