@@ -7,7 +7,7 @@ internal import Glibc
 // and the environment is not looked at (PlantedBug.swift says how that is arranged).
 
 /// A stage in the life of a record or of a journal.
-package enum Stage: String, CaseIterable, Sendable {
+package enum Stage: String, Sendable {
   /// The payload lies in the ring, its commit word is still 0.
   case recordFilled
   /// The commit word is stored; nobody was told.

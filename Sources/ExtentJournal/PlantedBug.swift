@@ -2,10 +2,11 @@
 // places where a test may hold a thread of the journal. A proof that nobody has seen fail proves little.
 //
 // Package.swift defines PLANTED_BUGS for debug builds only. Without it TestHooks is empty, `has` is the constant false
-// and `reach` does nothing: the released program holds no trace of either.
+// and `reach` does nothing: of both the released program holds the names of two types, and no instruction that asks
+// for them.
 
 /// A mistake for a journal to make, named for what it leaves out.
-package enum PlantedBug: String, CaseIterable, Sendable {
+package enum PlantedBug: CaseIterable, Sendable {
   /// Rule A: the index is committed before the segments are synced.
   case indexBeforeSync
   /// Rule B: ring space is reused without waiting for the readers that looked before.

@@ -49,6 +49,43 @@ extension EndToEnd {
       try daemon.shutDown()
     }
 
+    @Test(
+      "and a kill while it stalls lose nothing acknowledged",
+      .enabled(if: FullDisk.ext4.isPossible, "mounting an ext4 in a file is not allowed here"))
+    func killWhileStalled() throws {
+      func start(_ launcher: [String]) throws -> SpillwayDaemon {
+        try SpillwayDaemon(
+          journal: "\(mount)/journal", disks: ["vda=256M"], in: directory,
+          ["--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))"], launcher: launcher)
+      }
+      let daemon = try start(FullDisk.ext4.launcher(mount, mebibytes: 96, left: 12))
+      let answered = directory.file("answered")
+      let writer = try LibNBD.start(
+        """
+        count = 0
+        try:
+            while True:
+                h.pwrite(random.Random(count).randbytes(65536), count * 65536); count += 1
+        except nbd.Error:
+            open(uris[1], "w").write(str(count))
+        """, daemon.ingestURI("vda"), answered)
+      try daemon.waitForStatus("stalled", within: .seconds(120)) { $0.isStalled }
+      daemon.kill()
+      try writer.finish().succeeded()
+
+      let next = try start(FullDisk.ext4.launcherAgain(mount))
+      try LibNBD.run(
+        """
+        count = int(open(uris[1]).read())
+        assert count > 100, count
+        for block in range(count):
+            assert h.pread(65536, block * 65536) == random.Random(block).randbytes(65536), block
+        h.flush()
+        """, next.ingestURI("vda"), answered)
+      #expect(try !next.status().isStalled)
+      try next.shutDown()
+    }
+
     @Test("from the start is exit code 1 and one line")
     func fromTheStart() throws {
       let command =
@@ -95,13 +132,24 @@ private enum FullDisk: String {
           && mount -o loop "$0.image" "$0"
         """
       }
-    let script = """
+    return try inNamespace(
+      mount,
+      """
       { \(mounting); } >&2 || exit 99
       free=$(df -k --output=avail "$0" | tail -n 1)
       [ "$free" -le \(left * 1024) ] || head -c $(((free - \(left * 1024)) * 1024)) /dev/zero > "$0/ballast"
-      exec "$@"
-      """
+      """)
+  }
+
+  /// A command line that mounts the ext4 that `launcher` left, without its ballast, and executes what follows.
+  func launcherAgain(_ mount: String) throws -> [String] {
+    try inNamespace(mount, "{ mount -o loop \"$0.image\" \"$0\" && rm \"$0/ballast\"; } >&2 || exit 99")
+  }
+
+  private func inNamespace(_ mount: String, _ script: String) throws -> [String] {
     let asRoot = geteuid() == 0 ? [] : ["--map-root-user"]
-    return try [Program.unshare.path()] + asRoot + ["--mount", "/bin/sh", "-c", script, mount]
+    return try [Program.unshare.path()] + asRoot + [
+      "--mount", "/bin/sh", "-c", script + "\nexec \"$@\"", mount,
+    ]
   }
 }

@@ -9,13 +9,23 @@ import Threads
 // Method: the journal breaks it (PlantedBug), and the same check that passes without must fail.
 
 @Suite struct PlantedBugTests {
+  private static let bugsOfHistories: [PlantedBug] = [
+    .indexBeforeSync, .flushWithoutSync, .ackBeforeCommitWord, .syncRetried, .halfBatchAccepted,
+    .staleCommitWord,
+    .ringReplayedInPlaceOrder,
+  ]
+  private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
+
+  @Test("every bug that can be planted is")
+  func completeness() {
+    let planted = Self.bugsOfHistories + Self.bugsOfReaders + [.indexWhilePublishing, .taintWordLeftOut]
+    #expect(Set(planted) == Set(PlantedBug.allCases))
+  }
+
   // PowerLossTests run the same seeds, and more, without a bug.
   @Test(
     "random histories notice a broken rule",
-    arguments: [
-      PlantedBug.indexBeforeSync, .flushWithoutSync, .ackBeforeCommitWord, .syncRetried, .halfBatchAccepted,
-      .staleCommitWord, .ringReplayedInPlaceOrder,
-    ])
+    arguments: bugsOfHistories)
   func histories(bug: PlantedBug) throws {
     for seed in 1...1000 as ClosedRange<UInt64> {
       do {
@@ -30,7 +40,7 @@ import Threads
 
   @Test(
     "ring space under a reader is not reused: the reader gets what it looked up",
-    arguments: [nil, .ringReusedUnderReaders, .readerWithoutEpoch] as [PlantedBug?])
+    arguments: [nil] + bugsOfReaders.map(Optional.some))
   func readerAndRing(bug: PlantedBug?) throws {
     let log = StageLog()
     var hooks = TestHooks()
