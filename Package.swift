@@ -55,7 +55,8 @@ let package = Package(
         "Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "CSupport",
         .product(name: "DequeModule", package: "swift-collections"),
       ],
-      swiftSettings: strict),
+      // Deliberate mistakes and failpoints for the tests (PlantedBug.swift); no release build has them.
+      swiftSettings: strict + [.define("PLANTED_BUGS", .when(configuration: .debug))]),
     .target(name: "NBDProtocol", dependencies: ["Bytes"], swiftSettings: strict),
     .target(
       name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],

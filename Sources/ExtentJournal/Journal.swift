@@ -89,10 +89,11 @@ package final class Journal: @unchecked Sendable {
     index = opened.index
     let catalog = try index.catalog()
     ledger.load(disks: catalog.disks, layers: catalog.layers, applied: opened.applied)
+    ledger.hooks = host.hooks
     let replayed = try recovery.replaySegments(store, into: ledger, index, journal: uuid)
 
     let file: SpoolFile
-    if let oldRing { file = oldRing } else { file = try Self.makeRing(options, directory, uuid, log) }
+    if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
     if let oldRing { kept = recovery.replayRing(oldRing, into: ledger) }
     ring = SpoolRing(file: file, recovered: kept.headers) { [ledger] in
@@ -110,6 +111,9 @@ package final class Journal: @unchecked Sendable {
       store: store, after: ledger.published, lastSegment: replayed.lastSegment,
       segmentBytesMax: host.segmentBytesMax)
     frames = FrameReader(store: store)
+    file.hooks = host.hooks
+    writer.hooks = host.hooks
+    epochs.hooks = host.hooks
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring] error in
       log(.error, "the journal takes no more writes: \(error.message)")
@@ -154,8 +158,10 @@ package final class Journal: @unchecked Sendable {
   /// A new ring: of the size asked for if shared memory has room, smaller down to 16 MiB, else in the journal's own
   /// directory.
   private static func makeRing(
-    _ options: JournalOptions, _ directory: JournalDirectory, _ uuid: JournalUUID, _ log: JournalLog
+    _ options: JournalOptions, _ host: JournalHost, _ directory: JournalDirectory, _ uuid: JournalUUID,
+    _ log: JournalLog
   ) throws(JournalError) -> SpoolFile {
+    let spoolBytesMin = host.spoolBytesMin
     let wanted = max(options.spoolByteCount, spoolBytesMin) / 4096 * 4096
     for (place, smallest) in [
       (options.spoolDirectory, spoolBytesMin), (directory.path, wanted), (directory.path, spoolBytesMin),
@@ -294,10 +300,11 @@ package final class Journal: @unchecked Sendable {
 
   /// Marks a generation as broken: the word in the ring first, so that it outlives this process, then the record.
   func taint(_ layer: Layer, _ reason: String) throws(JournalError) {
-    ring.file.setTaint(layer.key)
+    if !ledger.hooks.has(.taintWordLeftOut) { ring.file.setTaint(layer.key) }
     let woken = ledger.lock.withLock { ledger.markTainted(layer, reason) }
     for read in woken { read.wake(.retry) }
     log(.error, "\(name(of: layer.key)) is tainted: \(reason)")
+    ledger.hooks.reach(.taintMarked)
     try append(.taint, layer.key, body: Array(reason.utf8))
   }
 
@@ -327,7 +334,7 @@ package final class Journal: @unchecked Sendable {
   package func flush() throws(JournalError) {
     let batch = try spillAll()
     do throws(FileError) {
-      try writer.sync(through: batch)
+      if !ledger.hooks.has(.flushWithoutSync) { try writer.sync(through: batch) }
     } catch {
       let failure = JournalError(error)
       poison(failure)
@@ -384,12 +391,14 @@ package final class Journal: @unchecked Sendable {
     endThreads(spilling: failure == nil)
     if let failure { throw failure }
     try sealLastSegment()
+    ledger.hooks.reach(.closeCommitted)
     var clean = superblock
     clean.isClean = true
     clean.ring = .zero
     clean.ringPath = ""
     clean.adminAddress = ""
     try directory.writeSuperblock(clean)
+    ledger.hooks.reach(.closeMarked)
     ring.file.remove()
   }
 

@@ -72,9 +72,11 @@ struct JournalDirectory: Sendable {
     let beside = superblockPath + ".next"
     do throws(FileError) {
       try write(superblock.encoded, beside)
+      Failpoint.pass(.superblockWritten)
       guard unsafe rename(beside, superblockPath) == 0 else {
         throw FileError(operation: "rename", path: beside, errno: errno)
       }
+      Failpoint.pass(.superblockReplaced)
       try POSIXDirectory(path: path).syncNames()
     } catch {
       throw JournalError(error)

@@ -14,6 +14,11 @@ package struct JournalHost: Sendable {
   /// How long after a FLUSH, with nothing to do, the journal records that it is durable, in nanoseconds.
   package var idleMarkNanoseconds: UInt64 = 1_000_000_000
 
+  /// Smallest spool ring in bytes; an eighth of it is the largest write that is one record.
+  package var spoolBytesMin = Journal.spoolBytesMin
+  /// What a test does to the journal.
+  package var hooks = TestHooks()
+
   /// The real machine.
   package init() {}
 }

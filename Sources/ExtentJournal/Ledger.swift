@@ -57,6 +57,8 @@ final class Ledger: @unchecked Sendable {
   private(set) var isClosing = false
   private var lastOwner: UInt64 = 0
   var counters = Counters()
+  /// Set before any thread starts.
+  var hooks = TestHooks()
 
   struct Counters {
     var writtenBytes: UInt64 = 0
@@ -87,7 +89,11 @@ final class Ledger: @unchecked Sendable {
     if let failure { throw failure }
     lastSequence = max(lastSequence, usedThrough) + 1
     let effective = allZero ? RecordKind.zero : kind
-    file.commit(slot.position, sequence: lastSequence, allZero: allZero)
+    hooks.reach(.recordFilled)
+    if !hooks.has(.ackBeforeCommitWord) {
+      file.commit(slot.position, sequence: lastSequence, allZero: allZero)
+    }
+    hooks.reach(.recordTrue)
     let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
     return add(PendingRecord(record: record, slot: slot, since: MonotonicClock.nanoseconds()))
   }
@@ -202,6 +208,7 @@ final class Ledger: @unchecked Sendable {
     inSlices(batch.extents.count) { slice in
       for (layer, range, placement) in batch.extents[slice] { layers[layer]?.active.insert(range, placement) }
     }
+    hooks.reach(.publishing)
     inSlices(spooled.count) { slice in
       for entry in spooled[slice] where entry.record.kind.hasExtent {
         layers[entry.record.layer]?.spooled.remove(entry.record.range) { $0.sequence <= batch.end.sequence }
@@ -231,7 +238,10 @@ final class Ledger: @unchecked Sendable {
   /// Freezes what is published and not indexed. Between this and `finishIndexing` it stays visible in `flushing`.
   func beginIndexing() -> IndexDelta {
     lock.withLock {
-      while isPublishing { progress.wait() }
+      while isPublishing, !hooks.has(.indexWhilePublishing) {
+        hooks.reach(.indexWaits)
+        progress.wait()
+      }
       var extents: [(LayerKey, ExtentMap<Placement>)] = []
       for layer in layers.values {
         if layer.flushing.isEmpty {

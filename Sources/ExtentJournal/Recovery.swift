@@ -94,7 +94,7 @@ struct Recovery {
     let applied = ledger.published
     var outcome = SegmentOutcome(lastSegment: segments.last ?? 0)
     var loss: SegmentDamage?
-    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot) { damage in
+    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot, hooks: ledger.hooks) { damage in
       outcome.damage.append(damage)
       if damage.isUnknown { loss = damage }
     }
@@ -219,7 +219,7 @@ struct Recovery {
         dead.append(header.position)
       }
     }
-    live.sort { $0.sequence < $1.sequence }
+    if !ledger.hooks.has(.ringReplayedInPlaceOrder) { live.sort { $0.sequence < $1.sequence } }
     for (sequence, allZero, header) in live {
       let slot = SpoolSlot(
         position: header.position, byteCount: header.byteCount, payloadByteCount: header.payloadByteCount)

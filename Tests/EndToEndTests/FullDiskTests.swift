@@ -5,9 +5,10 @@ import Peers
 import Testing
 
 extension EndToEnd {
-  /// A filesystem that is really full: a small tmpfs that only the daemon sees, in a mount namespace of its own,
-  /// with ballast in it that can be thrown out.
-  @Suite("a full disk", .enabled(if: FullDisk.isPossible, "mounting a tmpfs is not allowed here"))
+  /// A filesystem that is really full, segments, index and all: a small one that only the daemon sees, in a mount
+  /// namespace of its own, with ballast in it that can be thrown out. A tmpfs, and an ext4 in a file where loop mounts
+  /// are allowed.
+  @Suite("a full disk", .enabled(if: FullDisk.tmpfs.isPossible, "mounting a tmpfs is not allowed here"))
   struct FullDiskTests {
     let directory: TemporaryDirectory
     let mount: String
@@ -19,17 +20,25 @@ extension EndToEnd {
     }
 
     @Test("stalls the push, and the push goes on when there is room again")
-    func stall() throws {
+    func stall() throws { try stall(on: .tmpfs) }
+
+    @Test(
+      "stalls the push on ext4, and the push goes on when there is room again",
+      .enabled(if: FullDisk.ext4.isPossible, "mounting an ext4 in a file is not allowed here"))
+    func stallOnExt4() throws { try stall(on: .ext4) }
+
+    private func stall(on filesystem: FullDisk) throws {
       let source = directory.file("source.raw")
       let image = try PatternedImage(at: source, byteCount: 96 << 20, seed: 0xf0)
       let daemon = try SpillwayDaemon(
         journal: "\(mount)/journal", disks: ["vda=\(image.byteCount),mode=snapshot"], in: directory,
         ["--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))"],
-        launcher: FullDisk.launcher(mount, mebibytes: 96, ballast: 80))
+        launcher: filesystem.launcher(mount, mebibytes: 96, left: 16))
       let qemu = try QEMUStorageDaemon(image: source, in: directory)
       try qemu.startBackup(toUnixSocket: daemon.ingestSocket, export: "vda")
       try daemon.waitForStatus("stalled", within: .seconds(120)) { $0.isStalled }
       #expect(!daemon.child.hasEnded(within: .zero))
+      #expect(daemon.child.errorLines.filter { $0.contains("disk full") }.count == 1, "it says so, and once")
 
       #expect(unlink("/proc/\(daemon.child.processID)/root\(mount)/ballast") == 0)
       try qemu.finishBackup()
@@ -40,10 +49,47 @@ extension EndToEnd {
       try daemon.shutDown()
     }
 
+    @Test(
+      "and a kill while it stalls lose nothing acknowledged",
+      .enabled(if: FullDisk.ext4.isPossible, "mounting an ext4 in a file is not allowed here"))
+    func killWhileStalled() throws {
+      func start(_ launcher: [String]) throws -> SpillwayDaemon {
+        try SpillwayDaemon(
+          journal: "\(mount)/journal", disks: ["vda=256M"], in: directory,
+          ["--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))"], launcher: launcher)
+      }
+      let daemon = try start(FullDisk.ext4.launcher(mount, mebibytes: 96, left: 12))
+      let answered = directory.file("answered")
+      let writer = try LibNBD.start(
+        """
+        count = 0
+        try:
+            while True:
+                h.pwrite(random.Random(count).randbytes(65536), count * 65536); count += 1
+        except nbd.Error:
+            open(uris[1], "w").write(str(count))
+        """, daemon.ingestURI("vda"), answered)
+      try daemon.waitForStatus("stalled", within: .seconds(120)) { $0.isStalled }
+      daemon.kill()
+      try writer.finish().succeeded()
+
+      let next = try start(FullDisk.ext4.launcherAgain(mount))
+      try LibNBD.run(
+        """
+        count = int(open(uris[1]).read())
+        assert count > 100, count
+        for block in range(count):
+            assert h.pread(65536, block * 65536) == random.Random(block).randbytes(65536), block
+        h.flush()
+        """, next.ingestURI("vda"), answered)
+      #expect(try !next.status().isStalled)
+      try next.shutDown()
+    }
+
     @Test("from the start is exit code 1 and one line")
     func fromTheStart() throws {
       let command =
-        try FullDisk.launcher(mount, mebibytes: 1, ballast: 2)
+        try FullDisk.tmpfs.launcher(mount, mebibytes: 1, left: 0)
         + [Spillway.path(), "serve", "-j", "\(mount)/journal", "--disk", "vda=1M"]
       let result = try ChildProcess(command[0], Array(command[1...])).finish(within: .seconds(60))
       #expect(result.status == .exited(1))
@@ -53,23 +99,57 @@ extension EndToEnd {
   }
 }
 
-private enum FullDisk {
-  /// Whether this user, here, may mount a tmpfs in a namespace of its own: root or not, containers may forbid it.
-  static let isPossible: Bool = {
+private enum FullDisk: String {
+  case tmpfs
+  case ext4
+
+  static let canTmpfs = mounts(.tmpfs)
+  static let canExt4 = mounts(.ext4)
+
+  /// Whether this user, here, may mount one in a namespace of its own: root or not, containers may forbid it.
+  var isPossible: Bool { self == .tmpfs ? Self.canTmpfs : Self.canExt4 }
+
+  private static func mounts(_ filesystem: FullDisk) -> Bool {
     do {
-      let command = try launcher("/mnt", mebibytes: 1, ballast: 0) + ["/bin/true"]
+      let directory = try TemporaryDirectory()
+      let mount = directory.file("probe")
+      try FileManager.default.createDirectory(atPath: mount, withIntermediateDirectories: false)
+      let command = try filesystem.launcher(mount, mebibytes: 8, left: 8) + ["/bin/true"]
       return try ChildProcess(command[0], Array(command[1...])).finish().status == .exited(0)
     } catch { return false }
-  }()
+  }
 
-  /// A command line that mounts a tmpfs at `mount`, puts ballast in (as much as fits) and executes what follows.
-  static func launcher(_ mount: String, mebibytes: Int, ballast: Int) throws -> [String] {
-    let script = """
-      mount -t tmpfs -o size=\(mebibytes)m none "$0" || exit 99
-      head -c \(ballast)M /dev/zero 2>/dev/null > "$0/ballast"
-      exec "$@"
+  /// A command line that mounts such a filesystem at `mount`, fills it with ballast but for `left` MiB and executes what
+  /// follows. The file of an ext4 lies beside the mount point.
+  func launcher(_ mount: String, mebibytes: Int, left: Int) throws -> [String] {
+    let mounting =
+      switch self {
+      case .tmpfs: "mount -t tmpfs -o size=\(mebibytes)m none \"$0\""
+      // Without reserved blocks and with a small journal of its own: what is free is free.
+      case .ext4:
+        """
+        truncate -s \(mebibytes)M "$0.image" && \(try Program.mke2fs.path()) -q -t ext4 -m 0 -J size=1 "$0.image" \
+          && mount -o loop "$0.image" "$0"
+        """
+      }
+    return try inNamespace(
+      mount,
       """
+      { \(mounting); } >&2 || exit 99
+      free=$(df -k --output=avail "$0" | tail -n 1)
+      [ "$free" -le \(left * 1024) ] || head -c $(((free - \(left * 1024)) * 1024)) /dev/zero > "$0/ballast"
+      """)
+  }
+
+  /// A command line that mounts the ext4 that `launcher` left, without its ballast, and executes what follows.
+  func launcherAgain(_ mount: String) throws -> [String] {
+    try inNamespace(mount, "{ mount -o loop \"$0.image\" \"$0\" && rm \"$0/ballast\"; } >&2 || exit 99")
+  }
+
+  private func inNamespace(_ mount: String, _ script: String) throws -> [String] {
     let asRoot = geteuid() == 0 ? [] : ["--map-root-user"]
-    return try [Program.unshare.path()] + asRoot + ["--mount", "/bin/sh", "-c", script, mount]
+    return try [Program.unshare.path()] + asRoot + [
+      "--mount", "/bin/sh", "-c", script + "\nexec \"$@\"", mount,
+    ]
   }
 }

@@ -16,7 +16,6 @@ enum LibNBD {
         try: action()
         except nbd.Error as error: assert error.errno == errno, error
         else: raise AssertionError("it did not fail with " + errno)
-    h = connect(uris[0])
 
     """
 
@@ -40,7 +39,12 @@ enum LibNBD {
     try child.finish(within: .seconds(240)).succeeded()
   }
 
-  private static func start(_ script: String, _ uris: [String]) throws -> ChildProcess {
+  /// Starts `script` without a connection: nobody may be listening yet.
+  static func startUnconnected(_ script: String, _ uris: String...) throws -> ChildProcess {
     try Program.python.start(["-c", opening + script] + uris)
+  }
+
+  private static func start(_ script: String, _ uris: [String]) throws -> ChildProcess {
+    try Program.python.start(["-c", opening + "h = connect(uris[0])\n" + script] + uris)
   }
 }

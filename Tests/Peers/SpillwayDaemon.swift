@@ -17,7 +17,7 @@ package final class SpillwayDaemon {
   /// words that follow it, in place: `unshare` or `sh -c 'exec "$@"'`.
   package init(
     journal: String, disks: [String], in directory: TemporaryDirectory, _ more: [String] = [],
-    launcher: [String] = []
+    launcher: [String] = [], environment: [String: String] = [:]
   ) throws {
     ingestSocket = directory.file("ingest.sock")
     viewSocket = directory.file("view.sock")
@@ -25,7 +25,7 @@ package final class SpillwayDaemon {
       try launcher + [Spillway.path(), "serve", "-j", journal]
       + disks.flatMap { ["--disk", $0] }
       + ["--listen", "unix:\(ingestSocket)", "--view", "unix:\(viewSocket)"] + more
-    child = try ChildProcess(serve[0], Array(serve[1...]))
+    child = try ChildProcess(serve[0], Array(serve[1...]), environment: environment)
     // A launcher may have given it filesystems of its own; seen through its root the path is right either way.
     self.journal = launcher.isEmpty ? journal : "/proc/\(child.processID)/root\(journal)"
     try child.waitForErrorLine(containing: "ready", ingestSocket, within: .seconds(60))

@@ -204,6 +204,7 @@ final class Index: @unchecked Sendable {
         for region in Region.indices(range) {
           if slice.isFull(before: layer, region) {
             try commit(slice, end: nil, journal: journal)
+            Failpoint.pass(.indexSliceCommitted)
             slice = Slice()
           }
           slice.add(layer, region, range, placement)

@@ -54,9 +54,10 @@ final class Indexer: @unchecked Sendable {
   /// Makes everything published durable and puts it into the index.
   func run() throws(JournalError) {
     try turn.withLock { () throws(JournalError) in
+      ledger.hooks.reach(.indexBegun)
       let delta = ledger.beginIndexing()
       do throws(FileError) {
-        try writer.sync(through: delta.end.batch)
+        if !ledger.hooks.has(.indexBeforeSync) { try writer.sync(through: delta.end.batch) }
       } catch {
         throw JournalError(error)
       }
@@ -65,6 +66,7 @@ final class Indexer: @unchecked Sendable {
       } catch {
         throw JournalError(error)
       }
+      ledger.hooks.reach(.indexCommitted)
       ledger.finishIndexing(delta)
     }
   }

@@ -236,6 +236,7 @@ extension Disk {
     _ plan: Plan, _ layer: Layer, _ range: ByteRange, into target: inout MutableRawSpan
   ) throws(JournalError) -> [ReadRun] {
     precondition(UInt64(target.byteCount) == range.count, "the target has another size than the range")
+    journal.ledger.hooks.reach(.readPlanned)
     for piece in plan.pieces {
       guard case .spool(let place) = piece.source, place.kind == .data,
         let part = piece.range.bytes.intersection(range)

@@ -92,8 +92,10 @@ final class Spiller: @unchecked Sendable {
 
   private func packLoop() {
     while let entries = nextEntries() {
+      ledger.hooks.reach(.batchTaken)
       let level = LevelLadder.level(used: ring.usedByteCount, capacity: ring.file.capacity)
       let batch = compressor.pack(entries, level: level)
+      ledger.hooks.reach(.batchPacked)
       ledger.lock.withLock {
         while packed != nil { handover.wait() }
         packed = batch
@@ -184,8 +186,10 @@ final class Spiller: @unchecked Sendable {
           for read in ledger.setStall(nil) { read.wake(.retry) }
         }
         ledger.publish(published, spooled: batch.entries)
-        epochs.waitForEarlierReaders()
+        ledger.hooks.reach(.batchPublished)
+        if !ledger.hooks.has(.ringReusedUnderReaders) { epochs.waitForEarlierReaders() }
         ring.retire(batch.entries.map(\.slot.position))
+        ledger.hooks.reach(.ringRetired)
         compressor.recycle(batch)
         return true
       } catch {

@@ -32,6 +32,8 @@ final class SpoolFile: @unchecked Sendable {
   let uuid: JournalUUID
   let capacity: UInt64
   private let salt: UInt64
+  /// Set before any thread starts.
+  var hooks = TestHooks()
   /// Holds the lock on the file.
   private let descriptor: Int32
   private let header: UnsafeMutableRawPointer
@@ -182,7 +184,7 @@ final class SpoolFile: @unchecked Sendable {
     precondition(record.position % 64 == 0 && UInt64(record.byteCount) <= capacity)
     let raw = unsafe at(record.position)
     let commit = unsafe raw.assumingMemoryBound(to: Atomic<UInt64>.self)
-    unsafe commit.pointee.store(0, ordering: .sequentiallyConsistent)
+    if !hooks.has(.staleCommitWord) { unsafe commit.pointee.store(0, ordering: .sequentiallyConsistent) }
     let fields: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (
       record.position,
       UInt64(UInt32(record.byteCount)) | UInt64(record.kind.rawValue) << 32,

@@ -1,0 +1,106 @@
+internal import BlockFile
+internal import Bytes
+internal import Glibc
+
+// Places at which a debug build ends itself with SIGKILL: SPILLWAY_FAILPOINT=STAGE[:n] in the environment names the
+// stage and, from 1, which time it is reached. The tests of kills aim with it. In a release build `pass` does nothing
+// and the environment is not looked at (PlantedBug.swift says how that is arranged).
+
+/// A stage in the life of a record or of a journal.
+package enum Stage: String, Sendable {
+  /// The payload lies in the ring, its commit word is still 0.
+  case recordFilled
+  /// The commit word is stored; nobody was told.
+  case recordTrue
+  /// The spiller took a batch.
+  case batchTaken
+  /// Its frames are compressed.
+  case batchPacked
+  /// The first half of its group is written.
+  case groupHalfWritten
+  /// All of its group is written.
+  case groupWritten
+  /// Some of its extents are published, and not all.
+  case publishing
+  /// All of it is published; the ring still holds it.
+  case batchPublished
+  /// Its ring space was given back.
+  case ringRetired
+  /// Segments are about to be synced.
+  case syncBegun
+  /// They are.
+  case synced
+  /// An index commit begins.
+  case indexBegun
+  /// A slice of it that is not the last is committed.
+  case indexSliceCommitted
+  /// All of it is committed.
+  case indexCommitted
+  /// The next superblock lies beside the one in force.
+  case superblockWritten
+  /// It has taken its place.
+  case superblockReplaced
+  /// A closing journal has everything in the index.
+  case closeCommitted
+  /// It is marked as closed cleanly; its ring is still there.
+  case closeMarked
+  /// A read has looked up where its bytes are and has copied none.
+  case readPlanned
+  /// Ring space waits for a reader.
+  case reclaimWaits
+  /// An index commit waits for a batch to be published whole.
+  case indexWaits
+  /// A generation is broken in the ring's header and in memory; its record is not written.
+  case taintMarked
+}
+
+enum Failpoint {
+  #if PLANTED_BUGS
+    private static let aim: Aim? = Aim()
+
+    /// Ends the process if this is the stage, and the time, that the environment names.
+    static func pass(_ stage: Stage) {
+      guard let aim, aim.isHit(stage) else { return }
+      kill(getpid(), SIGKILL)
+    }
+
+    /// Writes the first half of a group (whole blocks of 4096) and ends the process, if that is the stage.
+    static func passHalfway(
+      _ file: any BlockFile, _ group: AlignedBuffer, byteCount: Int, at offset: UInt64
+    ) throws(FileError) {
+      guard let aim, aim.isHit(.groupHalfWritten) else { return }
+      let half = byteCount / 2 / AlignedBuffer.alignment * AlignedBuffer.alignment
+      if half > 0 { try file.write(group, byteCount: half, at: offset) }
+      kill(getpid(), SIGKILL)
+    }
+  #else
+    @inline(__always) static func pass(_ stage: Stage) {}
+
+    @inline(__always) static func passHalfway(
+      _ file: any BlockFile, _ group: AlignedBuffer, byteCount: Int, at offset: UInt64
+    ) throws(FileError) {}
+  #endif
+}
+
+#if PLANTED_BUGS
+  internal import Synchronization
+
+  /// What the environment says.
+  private final class Aim: Sendable {
+    private let stage: Stage
+    private let passesLeft: Atomic<Int>
+
+    init?() {
+      // SAFETY: the environment's string is terminated, and copied at once.
+      guard let text = unsafe getenv("SPILLWAY_FAILPOINT") else { return nil }
+      let parts = unsafe String(cString: text).split(separator: ":")
+      guard let name = parts.first, let stage = Stage(rawValue: String(name)) else { return nil }
+      self.stage = stage
+      passesLeft = Atomic(parts.count > 1 ? Int(parts[1]) ?? 1 : 1)
+    }
+
+    func isHit(_ reached: Stage) -> Bool {
+      reached == stage && passesLeft.subtract(1, ordering: .relaxed).newValue == 0
+    }
+  }
+#endif

@@ -1,0 +1,59 @@
+// Mistakes that a journal makes when a test asks for them, so that the tests can show that they would notice, and
+// places where a test may hold a thread of the journal. A proof that nobody has seen fail proves little.
+//
+// Package.swift defines PLANTED_BUGS for debug builds only. Without it TestHooks is empty, `has` is the constant false
+// and `reach` does nothing: of both the released program holds the names of two types, and no instruction that asks
+// for them.
+
+/// A mistake for a journal to make, named for what it leaves out.
+package enum PlantedBug: CaseIterable, Sendable {
+  /// Rule A: the index is committed before the segments are synced.
+  case indexBeforeSync
+  /// Rule B: ring space is reused without waiting for the readers that looked before.
+  case ringReusedUnderReaders
+  /// Rule B, the other half: a reader looks up and copies without an epoch.
+  case readerWithoutEpoch
+  /// Rule D: records are taken over from the ring in the order of their places, not of their sequences.
+  case ringReplayedInPlaceOrder
+  /// Rule E: a FLUSH is answered when everything is written, though not synced.
+  case flushWithoutSync
+  /// Rule E: a write is acknowledged before its commit word is stored.
+  case ackBeforeCommitWord
+  /// Rule F: a sync that failed is tried again, and believed when it then succeeds.
+  case syncRetried
+  /// A group counts by its headers alone: neither its payloads nor the chain are compared.
+  case halfBatchAccepted
+  /// A reservation leaves the commit word as the last lap left it.
+  case staleCommitWord
+  /// A contradicting write breaks its generation without the word in the ring that outlives the process.
+  case taintWordLeftOut
+  /// The index takes what is published while half a batch is.
+  case indexWhilePublishing
+}
+
+/// What a test does to one journal. Set before its threads start; see the note at the top of the file.
+package struct TestHooks: Sendable {
+  #if PLANTED_BUGS
+    /// The mistake to make.
+    package var bug: PlantedBug?
+    /// Called at each stage, on the thread that reaches it and with whatever locks it holds.
+    package var atStage: (@Sendable (Stage) -> Void)?
+
+    /// Nothing planted.
+    package init() {}
+
+    func has(_ bug: PlantedBug) -> Bool { self.bug == bug }
+
+    func reach(_ stage: Stage) {
+      Failpoint.pass(stage)
+      atStage?(stage)
+    }
+  #else
+    /// Nothing can be planted.
+    package init() {}
+
+    @inline(__always) func has(_ bug: PlantedBug) -> Bool { false }
+
+    @inline(__always) func reach(_ stage: Stage) {}
+  #endif
+}
