@@ -90,7 +90,9 @@ package final class Journal: @unchecked Sendable {
     let catalog = try index.catalog()
     ledger.load(disks: catalog.disks, layers: catalog.layers, applied: opened.applied)
     ledger.hooks = host.hooks
-    let replayed = try recovery.replaySegments(store, into: ledger, index, journal: uuid)
+    let replayed = try recovery.replaySegments(
+      store, into: ledger, index, journal: uuid, writesAgain: oldRing?.hasFailed ?? false)
+    oldRing?.hasFailed = false
 
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
@@ -116,6 +118,7 @@ package final class Journal: @unchecked Sendable {
     epochs.hooks = host.hooks
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring] error in
+      ring.file.hasFailed = true
       log(.error, "the journal takes no more writes: \(error.message)")
       for read in ledger.fail(error) { read.wake(.retry) }
       ring.close(error)

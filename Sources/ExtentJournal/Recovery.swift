@@ -87,14 +87,18 @@ struct Recovery {
   }
 
   /// Brings every batch after the applied position into the ledger and cuts a torn tail.
+  ///
+  /// With `writesAgain` what is read is written once more before it is synced: after a failed sync the page cache may
+  /// hold it as clean, and a sync that has nothing to do proves nothing.
   func replaySegments(
-    _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID
+    _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID, writesAgain: Bool
   ) throws(JournalError) -> SegmentOutcome {
     let segments = try listSegments(store)
     let applied = ledger.published
     var outcome = SegmentOutcome(lastSegment: segments.last ?? 0)
     var loss: SegmentDamage?
-    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot, hooks: ledger.hooks) { damage in
+    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot, hooks: ledger.hooks) {
+      damage in
       outcome.damage.append(damage)
       if damage.isUnknown { loss = damage }
     }
@@ -131,10 +135,24 @@ struct Recovery {
     // What was read may be in the page cache only; from here on it counts as durable.
     for number in try listSegments(store) where number >= applied.segment {
       guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
+      if writesAgain { try writeAgain(segment) }
       do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
     }
     do throws(FileError) { try store.files.syncNames() } catch { throw JournalError(error) }
     return outcome
+  }
+
+  private func writeAgain(_ segment: OpenSegment) throws(JournalError) {
+    let size = try segment.byteCount()
+    for offset in stride(from: 0, to: size, by: 1 << 20) {
+      let count = min(size - offset, 1 << 20)
+      let buffer = try segment.read(at: offset, byteCount: Int(count).roundedUp(to: AlignedBuffer.alignment))
+      do throws(FileError) {
+        try segment.file.write(buffer, byteCount: buffer.byteCount, at: offset)
+      } catch {
+        throw JournalError(error)
+      }
+    }
   }
 
   /// Says, once each, which generations have data and no record that begins them: the data is kept and cannot be read.

@@ -308,7 +308,7 @@ final class Machine {
       do {
         numbers += try read(start, 4, note)
       } catch let error as JournalError {
-        guard error.kind == .damaged, error.message.contains("bytes") else {
+        guard error.message.contains("segments/") else {
           throw Violation("\(note): a read fails without naming the place: \(error)")
         }
         numbers += [nil, nil, nil, nil]

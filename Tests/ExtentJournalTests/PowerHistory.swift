@@ -21,15 +21,7 @@ struct PowerHistory {
     var history = try PowerHistory(seed: seed, hooks: hooks)
     history.isTold = isTold
     for life in 0..<6 {
-      do {
-        try history.live("seed \(seed), life \(life)")
-      } catch let violation as Violation {
-        // A failed sync of an earlier life dropped pages, the cache went on showing them to the recovery, and when the
-        // power goes they are gone. Nobody can have them then; what is left is a prefix, or is said to be damaged.
-        let isAfterEffect = violation.isReportedDamage || violation.isShortPrefix
-        guard isAfterEffect, history.droppedBefore > 0 else { throw violation }
-        return
-      }
+      try history.live("seed \(seed), life \(life)")
     }
   }
 

@@ -73,8 +73,9 @@ struct SegmentScanner {
       case .success(let found):
         segment = found
       case .failure(let flaw):
-        // A crash while it was made, unless what it should hold was durable.
-        guard flaw.kind != .torn || walk.position.batch < walk.durableThrough else {
+        // A crash while it was made, unless the index knows it or what it should hold was durable.
+        let isNew = number > start.segment && walk.position.batch >= walk.durableThrough
+        guard flaw.kind != .torn || !isNew else {
           return (try torn(number, 0, later), walk.position)
         }
         lose(.whole(number), &walk)

@@ -179,6 +179,13 @@ final class SpoolFile: @unchecked Sendable {
     set { unsafe headerWord(64).pointee.store(newValue, ordering: .releasing) }
   }
 
+  /// Whether a process that used the ring had an I/O error: what it wrote to segments may then be in the page cache
+  /// only, and clean, so that no sync will ever write it.
+  var hasFailed: Bool {
+    get { unsafe headerWord(72).pointee.load(ordering: .acquiring) != 0 }
+    set { unsafe headerWord(72).pointee.store(newValue ? 1 : 0, ordering: .releasing) }
+  }
+
   /// Writes the header of a reservation; its commit word is 0 from here on.
   func writeHeader(_ record: SpoolHeader) {
     precondition(record.position % 64 == 0 && UInt64(record.byteCount) <= capacity)
