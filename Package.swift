@@ -87,7 +87,8 @@ let package = Package(
     .testTarget(name: "BytesTests", dependencies: ["Bytes"], swiftSettings: tested),
     .testTarget(name: "ExtentsTests", dependencies: ["Bytes", "Extents", "TestKit"], swiftSettings: tested),
     .testTarget(
-      name: "ExtentJournalTests", dependencies: ["Bytes", "Threads", "ExtentJournal", "TestKit"],
+      name: "ExtentJournalTests",
+      dependencies: ["Bytes", "Threads", "Extents", "LMDB", "ExtentJournal", "TestKit"],
       swiftSettings: tested),
 
     // Real programs on the other end of the sockets: started, stopped and compared with.

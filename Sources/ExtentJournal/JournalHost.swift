@@ -12,6 +12,14 @@ package struct JournalHost: Sendable {
   /// How long to wait before a full disk is tried again, in nanoseconds.
   package var fullDiskRetryNanoseconds: UInt64 = 1_000_000_000
 
+  /// How often the rebuild of an index says how far it is, in nanoseconds.
+  package var indexProgressNanoseconds: UInt64 = 3_000_000_000
+  /// Most pages that a transaction of the index may dirty.
+  package var indexPagesMax = PageBudget.pagesMax
+  /// Called before the n-th transaction of the index is committed, from 1: an error number other than 0 is what it fails
+  /// with.
+  package var indexFault: (@Sendable (_ transaction: Int) -> Int32)?
+
   /// The real machine.
   package init() {}
 }

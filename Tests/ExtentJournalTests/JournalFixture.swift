@@ -9,6 +9,7 @@ import Threads
 final class JournalFixture {
   let directory: TemporaryDirectory
   var options = JournalOptions()
+  var host = JournalHost()
   private(set) var journal: Journal!
   let messages = Messages()
 
@@ -29,7 +30,7 @@ final class JournalFixture {
 
   func open() throws {
     let messages = messages
-    journal = try Journal.open(path, options: options) { messages.add("\($0): \($1)") }
+    journal = try Journal.open(path, options: options, host: host) { messages.add("\($0): \($1)") }
   }
 
   /// Makes the disk that `disk` gives.

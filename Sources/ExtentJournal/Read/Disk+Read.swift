@@ -183,6 +183,15 @@ extension Disk {
   }
 
   func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
+    while true {
+      if let plan = try planNow(layer, range) { return plan }
+      // Outside the epoch, since nobody may wait inside one.
+      try journal.index.waitUntilTrusted()
+    }
+  }
+
+  /// Nil when it takes an index that can be believed, and there is none now.
+  private func planNow(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan? {
     let ledger = journal.ledger
     let epoch = journal.epochs.enter()
     ledger.lock.lock()
@@ -191,17 +200,24 @@ extension Disk {
     let isComplete = layer.isComplete
     let taint = layer.taint
     ledger.lock.unlock()
+    var isTrusted = true
     do throws(LMDBError) {
       // After the look, never before: what left memory meanwhile is in this snapshot of the index.
       try gaps.fill { (gap, take) throws(LMDBError) in
-        try journal.index.look(layer.key, gap) { piece, placement in
+        let answer = try journal.index.look(layer.key, gap) { piece, placement in
           take(piece)
           pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
         }
+        isTrusted = isTrusted && answer
       }
     } catch {
       journal.epochs.leave(epoch)
+      if error.isDamage { return nil }
       throw JournalError(error)
+    }
+    if !isTrusted, !gaps.isEmpty {
+      journal.epochs.leave(epoch)
+      return nil
     }
     pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent) }
     pieces.sort { $0.range.start < $1.range.start }
@@ -254,6 +270,13 @@ extension Disk {
     do throws(JournalError) {
       frame = try journal.frames.frame(address, skip: skip, holding: sectors, of: layer.key)
     } catch {
+      // What lies is perhaps the row and not the frame. Then a new index says better.
+      if journal.indexIsToBlame(sectors, address, skip, layer, name) {
+        var rest = target._mutatingExtracting(offset..<offset + Int(part.count))
+        try journal.index.waitUntilTrusted()
+        _ = try copy(try plan(layer, part.coveringSectors), layer, part, into: &rest)
+        return
+      }
       guard error.kind == .damaged else { throw error }
       let message =
         "bytes \(sectors.bytes.start) to \(sectors.bytes.end) of \(name) are damaged: \(error.message)"
