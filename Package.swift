@@ -92,7 +92,7 @@ let package = Package(
     .testTarget(
       name: "ExtentJournalTests",
       dependencies: [
-        "Bytes", "Threads", "BlockFile", "LMDB", "ExtentJournal", "TestKit", "WriteRecorder",
+        "Bytes", "Threads", "BlockFile", "Extents", "LMDB", "ExtentJournal", "TestKit", "WriteRecorder",
       ],
       exclude: ["Golden"], swiftSettings: tested),
 

@@ -85,10 +85,13 @@ package final class Journal: @unchecked Sendable {
       files: host.segments ?? POSIXDirectory(path: directory.segmentsPath), journal: uuid)
     if found == nil { try Self.refuseOrphans(store, directory) }
     let (oldRing, ringIsLost) = try recovery.recoverRing()
-    let opened = try recovery.openIndex(journal: uuid)
+    let opened = try recovery.openIndex(journal: uuid, Index.Settings(host))
     index = opened.index
-    let catalog = try index.catalog()
-    ledger.load(disks: catalog.disks, layers: catalog.layers, applied: opened.applied)
+    index.onAbandon = { [ledger] error in
+      log(.error, "index: \(error); it will be built again from the segments")
+      ledger.lock.withLock { ledger.progress.broadcast() }
+    }
+    ledger.load(disks: opened.catalog.disks, layers: opened.catalog.layers, applied: opened.applied)
     ledger.hooks = host.hooks
     let replayed = try recovery.replaySegments(
       store, into: ledger, index, journal: uuid, writesAgain: oldRing?.hasFailed ?? false)
@@ -130,7 +133,8 @@ package final class Journal: @unchecked Sendable {
       retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds, log: log,
       poison: poison)
     indexer = Indexer(
-      ledger: ledger, writer: writer, index: index, journal: uuid, log: log, poison: poison)
+      ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
+      poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options
@@ -375,6 +379,7 @@ package final class Journal: @unchecked Sendable {
   /// Wakes every parked read; reads that would wait fail from now on. First step of a shutdown.
   package func stopWaiting() {
     for read in ledger.beginClosing() { read.wake(.retry) }
+    index.stopWaiting()
     // Writers that wait for room on a full disk would wait for ever.
     if ledger.lock.withLock({ ledger.stall != nil }) { ring.close(.closing) }
   }

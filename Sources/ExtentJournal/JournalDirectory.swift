@@ -9,6 +9,7 @@ struct JournalDirectory: Sendable {
 
   var segmentsPath: String { path + "/segments" }
   var indexPath: String { path + "/index" }
+  var index: IndexDirectory { IndexDirectory(path: indexPath) }
   private var superblockPath: String { path + "/journal" }
 
   /// Makes the directory and what belongs in it, 0700. Existing ones are left as they are.

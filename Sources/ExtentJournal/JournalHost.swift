@@ -19,6 +19,14 @@ package struct JournalHost: Sendable {
   /// What a test does to the journal.
   package var hooks = TestHooks()
 
+  /// How often the rebuild of an index says how far it is, in nanoseconds.
+  package var indexProgressNanoseconds: UInt64 = 3_000_000_000
+  /// Most pages that a transaction of the index may dirty.
+  package var indexPagesMax = PageBudget.pagesMax
+  /// Called before the n-th transaction of the index is committed, from 1: an error number other than 0 is what it fails
+  /// with.
+  package var indexFault: (@Sendable (_ transaction: Int) -> Int32)?
+
   /// The real machine.
   package init() {}
 }

@@ -268,6 +268,14 @@ final class Ledger: @unchecked Sendable {
     }
   }
 
+  /// A new index knows everything up to `end`. What came after the old one's applied position is still in memory.
+  func indexWasRebuilt(to end: AppliedPosition) {
+    lock.withLock {
+      indexed = end
+      indexVersion += 1
+    }
+  }
+
   // MARK: - State
 
   /// Loads what the index knew when the journal was opened.

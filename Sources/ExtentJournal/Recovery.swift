@@ -52,26 +52,46 @@ struct Recovery {
     return (nil, true)
   }
 
-  /// Opens the index; one that cannot be used is set aside and an empty one takes its place.
-  func openIndex(journal: JournalUUID) throws(JournalError) -> (index: Index, applied: AppliedPosition) {
+  /// An opened index and what is in it besides extents.
+  struct OpenedIndex {
+    var index: Index
+    var catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
+    var applied: AppliedPosition
+  }
+
+  /// Opens the index; one that cannot be used makes room for an empty one.
+  func openIndex(journal: JournalUUID, _ settings: Index.Settings) throws(JournalError) -> OpenedIndex {
+    let place = directory.index
+    do throws(FileError) {
+      if place.isAbandoned { log(.warning, "the index was abandoned; it is built again from the segments") }
+      try place.prepare()
+    } catch {
+      throw JournalError(error)
+    }
+    // A crash in the middle of a rebuild's last step has left no directory, and its end makes one.
+    try directory.create()
     do throws(JournalError) {
-      return try openIndexOnce(journal: journal)
+      return try openIndexOnce(journal, settings)
     } catch {
       guard error.kind != .noSpace else { throw error }
       log(.warning, "\(error.message); the index is built again from the segments")
     }
-    for name in ["data.mdb", "lock.mdb"] { unsafe unlink("\(directory.indexPath)/\(name)") }
-    return try openIndexOnce(journal: journal)
+    do throws(FileError) { try place.clear() } catch { throw JournalError(error) }
+    return try openIndexOnce(journal, settings)
   }
 
-  private func openIndexOnce(journal: JournalUUID) throws(JournalError) -> (Index, AppliedPosition) {
+  private func openIndexOnce(
+    _ journal: JournalUUID, _ settings: Index.Settings
+  ) throws(JournalError) -> OpenedIndex {
     let index: Index
     do throws(LMDBError) {
-      index = try Index(path: directory.indexPath, readOnly: false)
+      index = try Index(directory.index, settings)
     } catch {
       throw JournalError(error)
     }
-    return (index, try index.applied(journal: journal) ?? AppliedPosition())
+    let tables = index.current
+    let applied = try tables.applied(journal: journal) ?? AppliedPosition()
+    return OpenedIndex(index: index, catalog: try tables.catalog(), applied: applied)
   }
 
   /// What the segments had to say.
@@ -220,7 +240,13 @@ struct Recovery {
       do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
     }
     let delta = ledger.beginIndexing()
-    do throws(LMDBError) { try index.commit(delta, journal: journal) } catch { throw JournalError(error) }
+    do throws(LMDBError) {
+      try index.commit(delta, journal: journal)
+    } catch {
+      // An index that fails is built anew once the journal is open; until then what it lacks stays in memory.
+      if error.isDamage { return }
+      throw JournalError(error)
+    }
     ledger.finishIndexing(delta)
   }
 

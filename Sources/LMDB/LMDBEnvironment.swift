@@ -20,7 +20,7 @@ package struct LMDBDatabase: Sendable {
 /// A process opens an environment at most once (its file locks die with the second close).
 @safe
 package final class LMDBEnvironment: @unchecked Sendable {
-  // Sendable: an MDB_env may be shared between threads; `pool` is guarded by LMDB's caller through `withPool`.
+  // Sendable: an MDB_env may be shared between threads; one transaction writes at a time, and it alone sets `addedPagesMax`.
   private let environment: OpaquePointer
 
   /// Address space reserved for the map: costs nothing until used, and saves ever having to grow it.
@@ -39,6 +39,7 @@ package final class LMDBEnvironment: @unchecked Sendable {
     if !readOnly { try Self.reserve("\(path)/lock.mdb", byteCount: Self.lockByteCount) }
     let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
     try unsafe check("mdb_env_open", mdb_env_open(environment, path, flags, 0o600))
+    if !readOnly { try extend("\(path)/data.mdb") }
     // Readers that died without leaving would keep pages from being reused.
     var dead: Int32 = 0
     try unsafe check("mdb_reader_check", mdb_reader_check(environment, &dead))
@@ -58,6 +59,25 @@ package final class LMDBEnvironment: @unchecked Sendable {
     unsafe fchmod(fileno(stream), 0o600)
     try unsafe check("posix_fallocate \(file)", posix_fallocate(fileno(stream), 0, byteCount))
   }
+
+  /// Makes the file as long as its last page says: a look behind the end would be SIGBUS, a page of zeroes is an error.
+  ///
+  /// The end of a sound file may be missing, since LMDB does not write pages that a transaction took and gave back.
+  private func extend(_ file: String) throws(LMDBError) {
+    var status = stat()
+    guard unsafe stat(file, &status) == 0 else { throw LMDBError(operation: "stat \(file)", code: errno) }
+    let wanted = usedByteCount()
+    guard UInt64(status.st_size) < wanted else { return }
+    guard wanted - UInt64(status.st_size) <= Self.unwrittenBytesMax else {
+      throw LMDBError.corrupted("\(file) is shorter than it says")
+    }
+    guard unsafe truncate(file, off_t(wanted)) == 0 else {
+      throw LMDBError(operation: "truncate \(file)", code: errno)
+    }
+  }
+
+  /// What one transaction of 4,096 pages can leave unwritten at the end of the file.
+  private static let unwrittenBytesMax: UInt64 = 16 << 20
 
   /// Opens (in a writable environment: creates) the database `name`.
   package func open(_ name: String, create: Bool) throws(LMDBError) -> LMDBDatabase {
@@ -83,6 +103,7 @@ package final class LMDBEnvironment: @unchecked Sendable {
     try unsafe check("mdb_txn_begin", mdb_txn_begin(environment, nil, 0, &handle))
     // SAFETY: mdb_txn_begin succeeded, so the handle is set.
     let transaction = unsafe LMDBWriteTransaction(handle: handle!)
+    let before = lastPage
     do throws(LMDBError) {
       try body(transaction)
     } catch {
@@ -90,6 +111,17 @@ package final class LMDBEnvironment: @unchecked Sendable {
       throw error
     }
     try unsafe check("mdb_txn_commit", mdb_txn_commit(handle))
+    addedPagesMax = max(addedPagesMax, lastPage - before)
+  }
+
+  /// The most pages by which one `write` made the file grow. While a reader holds an old snapshot no page is reused, and
+  /// this is every page that the transaction dirtied.
+  package private(set) var addedPagesMax = 0
+
+  private var lastPage: Int {
+    var info = unsafe MDB_envinfo()
+    unsafe mdb_env_info(environment, &info)
+    return unsafe Int(info.me_last_pgno)
   }
 
   /// A reader that sees the last commit. Release it soon: while it lives no page that it can see is reused.

@@ -1,8 +1,20 @@
 internal import CLMDB
 
+/// What both kinds of transaction can do.
+package protocol LMDBTransaction: ~Copyable {
+  /// A copy of the value of `key`, or nil.
+  func get(_ database: LMDBDatabase, _ key: [UInt8]) throws(LMDBError) -> [UInt8]?
+  /// Calls `body` with each key and value from `first` on, in order, until it returns false.
+  func scan(
+    _ database: LMDBDatabase, from first: [UInt8], _ body: (_ key: RawSpan, _ value: RawSpan) -> Bool
+  ) throws(LMDBError)
+  /// How deep the tree of `database` is (0: empty, 1: one leaf) and how many of its pages are branches.
+  func shape(_ database: LMDBDatabase) throws(LMDBError) -> (depth: Int, branchPages: Int)
+}
+
 /// A snapshot of the environment, for one thread at a time. Reset while it rests in a pool.
 @safe
-package final class LMDBReadTransaction: @unchecked Sendable {
+package final class LMDBReadTransaction: LMDBTransaction, @unchecked Sendable {
   // Sendable: MDB_NOTLS frees a read transaction from its thread; whoever took it from the pool uses it alone.
   private let environment: LMDBEnvironment
   private let handle: OpaquePointer
@@ -30,25 +42,46 @@ package final class LMDBReadTransaction: @unchecked Sendable {
   package func scan(
     _ database: LMDBDatabase, from first: [UInt8], _ body: (_ key: RawSpan, _ value: RawSpan) -> Bool
   ) throws(LMDBError) {
-    var cursor: OpaquePointer?
-    try unsafe check("mdb_cursor_open", mdb_cursor_open(handle, database.handle, &cursor))
-    defer { unsafe mdb_cursor_close(cursor) }
-    var key = unsafe MDB_val()
-    var value = unsafe MDB_val()
-    var code = unsafe first.withUnsafeBytes { raw in
-      unsafe key = unsafe MDB_val(
-        mv_size: raw.count, mv_data: UnsafeMutableRawPointer(mutating: raw.baseAddress))
-      return unsafe mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
-    }
-    while code == 0 {
-      // SAFETY: LMDB keeps key and value in place until the transaction ends; the spans end with the call.
-      let keySpan = unsafe RawSpan(_unsafeStart: key.mv_data, byteCount: key.mv_size)
-      let valueSpan = unsafe RawSpan(_unsafeStart: value.mv_data, byteCount: value.mv_size)
-      guard body(keySpan, valueSpan) else { return }
-      code = unsafe mdb_cursor_get(cursor, &key, &value, MDB_NEXT)
-    }
-    if code != MDB_NOTFOUND { try check("mdb_cursor_get", code) }
+    try unsafe scanValues(handle, database, from: first, body)
   }
+
+  /// How deep the tree of `database` is (0: empty, 1: one leaf) and how many of its pages are branches.
+  package func shape(_ database: LMDBDatabase) throws(LMDBError) -> (depth: Int, branchPages: Int) {
+    try unsafe shapeOf(handle, database)
+  }
+}
+
+func shapeOf(
+  _ transaction: OpaquePointer, _ database: LMDBDatabase
+) throws(LMDBError) -> (depth: Int, branchPages: Int) {
+  var status = MDB_stat()
+  try unsafe check("mdb_stat", mdb_stat(transaction, database.handle, &status))
+  return (Int(status.ms_depth), Int(status.ms_branch_pages))
+}
+
+/// The scan of either kind of transaction.
+func scanValues(
+  _ transaction: OpaquePointer, _ database: LMDBDatabase, from first: [UInt8],
+  _ body: (_ key: RawSpan, _ value: RawSpan) -> Bool
+) throws(LMDBError) {
+  var cursor: OpaquePointer?
+  try unsafe check("mdb_cursor_open", mdb_cursor_open(transaction, database.handle, &cursor))
+  defer { unsafe mdb_cursor_close(cursor) }
+  var key = unsafe MDB_val()
+  var value = unsafe MDB_val()
+  var code = unsafe first.withUnsafeBytes { raw in
+    unsafe key = unsafe MDB_val(
+      mv_size: raw.count, mv_data: UnsafeMutableRawPointer(mutating: raw.baseAddress))
+    return unsafe mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
+  }
+  while code == 0 {
+    // SAFETY: LMDB keeps key and value in place until the transaction ends or writes; the spans end with the call.
+    let keySpan = unsafe RawSpan(_unsafeStart: key.mv_data, byteCount: key.mv_size)
+    let valueSpan = unsafe RawSpan(_unsafeStart: value.mv_data, byteCount: value.mv_size)
+    guard body(keySpan, valueSpan) else { return }
+    code = unsafe mdb_cursor_get(cursor, &key, &value, MDB_NEXT)
+  }
+  if code != MDB_NOTFOUND { try check("mdb_cursor_get", code) }
 }
 
 /// Lends `bytes` to `body` as an MDB_val.

@@ -2,37 +2,52 @@ internal import BlockFile
 internal import LMDB
 internal import Threads
 
-// Brings what is published into the index: sync the segments, commit the delta, let go of it in memory (rule A).
+// Brings what is published into the index: sync the segments, commit the delta, let go of it in memory (rule A). Then
+// it removes some stale rows and looks whether some rows tell the truth.
 //
 // It runs when memory holds many extents, when 512 MiB of segments lie behind the applied position, when something
 // has waited twenty seconds for durability, and when somebody asks (`run`: replay, close).
+//
+// It also builds the index anew when it was abandoned (rule F; Index says why). Then nothing is tried twice in a row: an
+// attempt that fails is repeated after a second, then after two, up to a minute.
 final class Indexer: @unchecked Sendable {
-  // Sendable: `turn` lets one run at a time; `isEnding` is guarded by the ledger's lock.
+  // Sendable: `turn` lets one run at a time; `isEnding` and `sweepIsDue` are guarded by the ledger's lock.
   private let ledger: Ledger
   private let writer: SegmentWriter
+  private let store: SegmentStore
   private let index: Index
   private let journal: JournalUUID
   private let log: JournalLog
   private let poison: (JournalError) -> Void
+  private let audit: IndexAudit
+  private let retryNanoseconds: UInt64
+  private let progressNanoseconds: UInt64
   /// Held during a whole run, I/O included: it orders runs and guards nothing else.
   private let turn = Lock()
   private var isEnding = false
+  /// Whether there may be stale rows to remove; at first nobody knows.
+  private var sweepIsDue = true
   private var thread: WorkerThread?
 
   private static let extentsMax = 100_000
   private static let storedBytesMax: UInt64 = 512 << 20
   private static let unsyncedNanosecondsMax: UInt64 = 20_000_000_000
+  private static let retryNanosecondsMax: UInt64 = 60_000_000_000
 
   init(
-    ledger: Ledger, writer: SegmentWriter, index: Index, journal: JournalUUID, log: @escaping JournalLog,
-    poison: @escaping (JournalError) -> Void
+    ledger: Ledger, writer: SegmentWriter, store: SegmentStore, index: Index, journal: JournalUUID,
+    host: JournalHost, log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.poison = poison
     self.ledger = ledger
     self.writer = writer
+    self.store = store
     self.index = index
     self.journal = journal
     self.log = log
+    retryNanoseconds = host.fullDiskRetryNanoseconds
+    progressNanoseconds = host.indexProgressNanoseconds
+    audit = IndexAudit(store: store, log: log)
   }
 
   func start() throws(JournalError) {
@@ -51,55 +66,133 @@ final class Indexer: @unchecked Sendable {
     thread = nil
   }
 
-  /// Makes everything published durable and puts it into the index.
+  /// Makes everything published durable and puts it into the index, a new one if it has to be.
+  ///
+  /// When the journal is being closed an abandoned index stays behind: whoever opens the journal next builds it.
   func run() throws(JournalError) {
     try turn.withLock { () throws(JournalError) in
       ledger.hooks.reach(.indexBegun)
-      let delta = ledger.beginIndexing()
-      do throws(FileError) {
-        if !ledger.hooks.has(.indexBeforeSync) { try writer.sync(through: delta.end.batch) }
-      } catch {
-        throw JournalError(error)
+      for isLastAttempt in [false, true] {
+        let delta = ledger.beginIndexing()
+        if !ledger.hooks.has(.indexBeforeSync) { try sync(through: delta.end.batch) }
+        if index.isAbandoned {
+          if ledger.lock.withLock({ ledger.isClosing }) { return }
+          try rebuild(to: delta.end)
+        }
+        do throws(LMDBError) {
+          try index.commit(delta, journal: journal)
+          ledger.hooks.reach(.indexCommitted)
+          ledger.finishIndexing(delta)
+          break
+        } catch {
+          // What failed is still in memory. A full disk is tried again later, an abandoned index is built anew at once.
+          if isLastAttempt || !error.isDamage { throw JournalError(error) }
+        }
       }
-      do throws(LMDBError) {
-        try index.commit(delta, journal: journal)
-      } catch {
-        throw JournalError(error)
-      }
-      ledger.hooks.reach(.indexCommitted)
-      ledger.finishIndexing(delta)
+      lookAfter()
     }
+  }
+
+  /// A failed sync is final (rule F).
+  private func sync(through batch: UInt64) throws(JournalError) {
+    do throws(FileError) {
+      try writer.sync(through: batch)
+    } catch {
+      let failure = JournalError(error)
+      if failure.kind != .noSpace { poison(failure) }
+      throw failure
+    }
+  }
+
+  /// New tables, with everything up to `end`, in the place of those that were abandoned.
+  private func rebuild(to end: AppliedPosition) throws(JournalError) {
+    let start = MonotonicClock.nanoseconds()
+    log(.info, "building the index again from \(end.segment) segments")
+    do throws(JournalError) {
+      let tables = try index.makeTables()
+      try IndexRebuild(
+        store: store, journal: journal, target: end, log: log, progressNanoseconds: progressNanoseconds,
+        isCancelled: { [ledger] in ledger.lock.withLock { ledger.isClosing } }
+      ).run(into: tables)
+      try index.replace(by: tables)
+    } catch {
+      index.rebuildFailed(error)
+      throw error
+    }
+    ledger.indexWasRebuilt(to: end)
+    let milliseconds = (MonotonicClock.nanoseconds() - start) / 1_000_000
+    log(.info, "the index is built again, in \(milliseconds / 1000).\(milliseconds % 1000 / 100) s")
+  }
+
+  /// What is done after each commit: a bounded part of it.
+  private func lookAfter() {
+    sweep()
+    let subjects = ledger.lock.withLock {
+      ledger.layers.keys.compactMap { key in
+        ledger.disks[key.disk].map { IndexAudit.Subject(layer: key, name: $0.name, byteCount: $0.byteCount) }
+      }
+    }
+    let tables = index.current
+    if let lie = audit.run(tables, subjects) { index.abandon(tables, lie) }
+  }
+
+  /// Removes some stale rows. What goes wrong is said elsewhere when it matters: damage abandons the index, and for want
+  /// of space the next commit fails.
+  private func sweep() {
+    var isMore = false
+    do throws(LMDBError) { isMore = try index.sweep() } catch { log(.debug, "index: \(error)") }
+    ledger.lock.withLock { sweepIsDue = isMore }
   }
 
   private func loop() {
     var indexedBytes: UInt64 = 0
     var saidWhy: String?
-    while waitForWork(&indexedBytes) {
+    var retryAfter = retryNanoseconds
+    var notBefore: UInt64 = 0
+    while let work = waitForWork(&indexedBytes, notBefore: notBefore) {
+      if work == .sweep {
+        turn.withLock { sweep() }
+        continue
+      }
       do throws(JournalError) {
         try run()
         saidWhy = nil
+        retryAfter = retryNanoseconds
+        notBefore = 0
       } catch {
         // The extents stay in memory and the next run tries again; only the sync's own failure is final.
-        guard error.kind == .noSpace else { return poison(error) }
-        if saidWhy != error.message { log(.error, error.message) }
+        if ledger.lock.withLock({ ledger.failure != nil }) { return }
+        if error.kind != .closing, saidWhy != error.message { log(.error, error.message) }
         saidWhy = error.message
+        notBefore = MonotonicClock.nanoseconds() + retryAfter
+        retryAfter = min(retryAfter * 2, Self.retryNanosecondsMax)
       }
     }
   }
 
-  private func waitForWork(_ indexedBytes: inout UInt64) -> Bool {
+  private enum Work { case run, sweep }
+
+  private func waitForWork(_ indexedBytes: inout UInt64, notBefore: UInt64) -> Work? {
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
     while !isEnding, ledger.failure == nil {
+      let now = MonotonicClock.nanoseconds()
+      guard now >= notBefore else {
+        _ = ledger.progress.wait(until: notBefore)
+        continue
+      }
       let stored = ledger.counters.storedBytes
       let due = writer.durability.oldestUnsynced.map { $0 + Self.unsyncedNanosecondsMax }
-      let isDue = due.map { $0 <= MonotonicClock.nanoseconds() } ?? false
-      if isDue || ledger.activeCount >= Self.extentsMax || stored - indexedBytes >= Self.storedBytesMax {
+      let isDue = due.map { $0 <= now } ?? false
+      if isDue || ledger.activeCount >= Self.extentsMax || stored - indexedBytes >= Self.storedBytesMax
+        || index.isAbandoned && !ledger.isClosing
+      {
         indexedBytes = stored
-        return true
+        return .run
       }
+      if sweepIsDue, !ledger.isClosing { return .sweep }
       if let due { _ = ledger.progress.wait(until: due) } else { ledger.progress.wait() }
     }
-    return false
+    return nil
   }
 }

@@ -3,6 +3,8 @@ internal import Bytes
 /// A region of a disk: 512 KiB, one row of the index.
 enum Region {
   static let sectorCount: UInt64 = 1024
+  /// More regions than the largest disk has: a frame says sectors in 48 bits.
+  static let indexMax: UInt64 = 1 << 38
   /// Parts of a split region and the sectors of each.
   static let partCount = 8
   static let partSectorCount: UInt64 = 128
@@ -72,6 +74,11 @@ package enum RegionRow {
       bytes.appendBigEndian(bits.low)
     }
     return bytes
+  }
+
+  /// Whether `value` says that the region's entries are in its parts.
+  static func isSplit(_ value: RawSpan) -> Bool {
+    value.byteCount >= headerByteCount && value.bigEndian(at: 1, as: UInt8.self) & splitFlag != 0
   }
 
   /// The entries of one row; nil when the value is malformed.

@@ -187,6 +187,15 @@ extension Disk {
   }
 
   func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
+    while true {
+      if let plan = try planNow(layer, range) { return plan }
+      // Outside the epoch, since nobody may wait inside one.
+      try journal.index.waitUntilTrusted()
+    }
+  }
+
+  /// Nil when it takes an index that can be believed, and there is none now.
+  private func planNow(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan? {
     var plan = Plan(pieces: [], epoch: journal.epochs.enter(), indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
       // In portions, for writers wait while memory is looked through. What is said of the whole is what was true at the
@@ -194,11 +203,15 @@ extension Disk {
       var start = range.start
       repeat {
         let portion = SectorRange(start: start, end: min(range.end, start + Self.portionSectors))
-        try add(portion, of: layer, isFirst: start == range.start, to: &plan)
+        guard try add(portion, of: layer, isFirst: start == range.start, to: &plan) else {
+          journal.epochs.leave(plan.epoch)
+          return nil
+        }
         start = portion.end
       } while start < range.end
     } catch {
       journal.epochs.leave(plan.epoch)
+      if error.isDamage { return nil }
       throw JournalError(error)
     }
     return plan
@@ -207,9 +220,10 @@ extension Disk {
   /// What is looked up in memory at a time: 4 MiB, which is a thousand pieces at most if a guest wrote them.
   private static let portionSectors: UInt64 = 8192
 
+  /// False when it takes an index that can be believed, and there is none now.
   private func add(
     _ portion: SectorRange, of layer: Layer, isFirst: Bool, to plan: inout Plan
-  ) throws(LMDBError) {
+  ) throws(LMDBError) -> Bool {
     let ledger = journal.ledger
     ledger.lock.lock()
     var (pieces, gaps) = ledger.look(layer, portion)
@@ -219,16 +233,20 @@ extension Disk {
       plan.taint = layer.taint
     }
     ledger.lock.unlock()
+    var isTrusted = true
     // After the look, never before: what left memory meanwhile is in this snapshot of the index.
     try gaps.fill { (gap, take) throws(LMDBError) in
-      try journal.index.look(layer.key, gap) { piece, placement in
+      let answer = try journal.index.look(layer.key, gap) { piece, placement in
         take(piece)
         pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
       }
+      isTrusted = isTrusted && answer
     }
+    guard isTrusted || gaps.isEmpty else { return false }
     pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent) }
     pieces.sort { $0.range.start < $1.range.start }
     plan.pieces += pieces
+    return true
   }
 
   /// Fills `target` with `range` as the plan says, absent pieces with zeroes, and leaves the epoch.
@@ -278,6 +296,13 @@ extension Disk {
     do throws(JournalError) {
       frame = try journal.frames.frame(address, skip: skip, holding: sectors, of: layer.key)
     } catch {
+      // What lies is perhaps the row and not the frame. Then a new index says better.
+      if journal.indexIsToBlame(sectors, address, skip, layer, name) {
+        var rest = target._mutatingExtracting(offset..<offset + Int(part.count))
+        try journal.index.waitUntilTrusted()
+        _ = try copy(try plan(layer, part.coveringSectors), layer, part, into: &rest)
+        return
+      }
       guard error.kind == .damaged else { throw error }
       let message =
         "bytes \(sectors.bytes.start) to \(sectors.bytes.end) of \(name) are damaged: \(error.message)"

@@ -10,7 +10,7 @@ internal import Threads
 /// its reader table in the index's lock file.
 /// For one thread at a time.
 package final class JournalReader: Sendable {
-  let index: Index
+  let index: IndexTables
   let frames: FrameReader
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
@@ -34,35 +34,38 @@ package final class JournalReader: Sendable {
   private init(_ directory: JournalDirectory, _ superblock: JournalSuperblock) throws(JournalError) {
     self.directory = directory
     self.superblock = superblock
-    do throws(LMDBError) {
-      index = try Index(path: directory.indexPath, readOnly: true)
-    } catch {
-      throw JournalError(.damaged, "index: \(error); serve the journal once, that builds it again")
-    }
-    try Self.pin(index, directory)
+    index = try Self.openIndex(directory)
     applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
     catalog = try index.catalog()
     store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: superblock.journal)
     frames = FrameReader(store: store)
   }
 
-  /// Takes the snapshot to read from. While the owner commits in slices the rows are ahead of the applied position, so a
-  /// reader waits for the last slice; a crashed owner's slices are as good as they will get.
-  private static func pin(_ index: Index, _ directory: JournalDirectory) throws(JournalError) {
+  /// Opens the index and takes the snapshot to read from. While the owner commits in slices the rows are ahead of the
+  /// applied position, so a reader waits for the last slice; and it waits for an owner that builds the index anew. A
+  /// crashed owner's slices are as good as they will get.
+  private static func openIndex(_ directory: JournalDirectory) throws(JournalError) -> IndexTables {
     let deadline = MonotonicClock.nanoseconds() + commitNanosecondsMax
-    do throws(LMDBError) {
-      while try !index.pin(evenAhead: !directory.isLocked()) {
-        guard MonotonicClock.nanoseconds() < deadline else {
-          throw LMDBError.corrupted("the index stays in the middle of a commit")
-        }
-        usleep(5000)
+    while true {
+      let isServed = directory.isLocked()
+      let place = directory.index.identity
+      var why = LMDBError.corrupted("it stays in the middle of a commit")
+      do throws(LMDBError) {
+        if directory.index.isAbandoned { throw .corrupted("it was abandoned") }
+        let tables = try IndexTables(path: directory.indexPath, readOnly: true)
+        // Another index may have taken its place while it was opened: then lock and data could be of two.
+        if try tables.pin(evenAhead: !isServed), place == directory.index.identity { return tables }
+      } catch {
+        why = error
       }
-    } catch {
-      throw JournalError(error)
+      guard isServed, MonotonicClock.nanoseconds() < deadline else {
+        throw JournalError(.damaged, "index: \(why); serve the journal once, that builds it again")
+      }
+      usleep(5000)
     }
   }
 
-  /// How long a commit of the owner may take before a reader gives up.
+  /// How long a commit or a rebuild of the owner may take before a reader gives up.
   private static let commitNanosecondsMax: UInt64 = 60_000_000_000
 
   /// Who has the journal in `directory`: whether a process holds it now, whether it was closed cleanly, and the

@@ -18,6 +18,8 @@ internal import Bytes
 // groups; so within one boot of the machine a batch with a commit record behind it is damaged, not torn.
 struct SegmentScanner {
   let store: SegmentStore
+  /// A batch up to which everything is durable, whatever the segments say.
+  var knownDurable: UInt64 = 0
   /// Whether the machine has been running since the segments were written.
   let isSameBoot: Bool
   var hooks = TestHooks()
@@ -163,6 +165,7 @@ struct SegmentScanner {
 
   /// The last batch that is known to have been durable: segments say it, the later the higher.
   private func durableThrough(_ numbers: [UInt64], applied: UInt64) throws(JournalError) -> UInt64 {
+    if knownDurable > 0 { return max(knownDurable, applied) }
     for number in numbers.reversed() {
       guard let segment = try readable(number) else { continue }
       var found: UInt64?

@@ -1,0 +1,247 @@
+internal import Bytes
+internal import Extents
+package import LMDB
+
+// How a delta gets into the tables. The changes go into as many transactions as the page budget makes of them; only the
+// last moves the applied position (IndexTables, rule 2).
+
+extension IndexTables {
+  /// What came of a change.
+  private enum Outcome {
+    case done
+    /// The transaction has no room for it, or for more than a part of it: this is what is left.
+    case full(IndexChange)
+  }
+
+  /// Adds `delta` and moves the applied position to its end. Durable when it returns.
+  package func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
+    var changes = IndexChanges()
+    for record in delta.records { changes.add(record) }
+    for (layer, map) in delta.extents {
+      try map.forEach { (range, placement) throws(LMDBError) in
+        if changes.isFull {
+          try write(changes.list, sequence: delta.end.sequence, applied: nil)
+          changes = IndexChanges()
+        }
+        changes.add(layer, range, placement)
+      }
+    }
+    try write(changes.list, sequence: delta.end.sequence, applied: Self.encoded(delta.end, journal))
+  }
+
+  private static func encoded(_ end: AppliedPosition, _ journal: JournalUUID) -> [UInt8] {
+    var value: [UInt8] = []
+    value.appendBigEndian(version)
+    value.appendBigEndian(journal.high)
+    value.appendBigEndian(journal.low)
+    for word in [end.segment, end.offset, end.batch, end.sequence, end.chain] { value.appendBigEndian(word) }
+    return value
+  }
+
+  /// Makes the changes, in one transaction or several; the last sets the applied position if there is one to set.
+  private func write(_ changes: [IndexChange], sequence: UInt64, applied: [UInt8]?) throws(LMDBError) {
+    var next = 0
+    var rest: IndexChange?
+    repeat {
+      try transact { (transaction) throws(LMDBError) in
+        var budget = try budget(transaction)
+        while next < changes.count {
+          switch try make(rest ?? changes[next], sequence, transaction, &budget) {
+          case .done:
+            rest = nil
+            next += 1
+            continue
+          case .full(let left): rest = left
+          }
+          break
+        }
+        guard next == changes.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
+        try transaction.delete(meta, Self.aheadKey)
+        try transaction.put(meta, Self.appliedKey, applied)
+      }
+      if next < changes.count || applied == nil { Failpoint.pass(.indexSliceCommitted) }
+    } while next < changes.count
+  }
+
+  /// A write transaction, committed durably unless `body` or the planted fault throws.
+  func transact(
+    _ body: (borrowing LMDBWriteTransaction) throws(LMDBError) -> Void
+  ) throws(LMDBError) {
+    try environment.write { (transaction) throws(LMDBError) in
+      try body(transaction)
+      try fault()
+    }
+  }
+
+  /// What a transaction on the tables as they are may spend.
+  func budget(_ transaction: borrowing LMDBWriteTransaction) throws(LMDBError) -> PageBudget {
+    let (mapDepth, mapBranches) = try transaction.shape(map)
+    let (rangesDepth, rangesBranches) = try transaction.shape(ranges)
+    return PageBudget(
+      pagesMax: pagesMax,
+      map: PageBudget.Tree(depth: mapDepth, branchPages: mapBranches),
+      ranges: PageBudget.Tree(depth: rangesDepth, branchPages: rangesBranches))
+  }
+
+  private func make(
+    _ change: IndexChange, _ sequence: UInt64, _ transaction: borrowing LMDBWriteTransaction,
+    _ budget: inout PageBudget
+  ) throws(LMDBError) -> Outcome {
+    switch change {
+    case .entries(let layer, let region, let entries):
+      return try merge(layer, region, entries, transaction, &budget) ? .done : .full(change)
+    case .range(let layer, let regions, let kind):
+      let row = RangeRow(regions: regions, kind: kind, sequence: sequence)
+      guard let left = try lay(layer, row, transaction, &budget) else { return .done }
+      return .full(.range(layer, left, kind))
+    case .record(let record):
+      // A long body has pages of its own.
+      guard budget.spend(map: 0, ranges: 0, others: 1 + record.body.count / 4096) else {
+        return .full(change)
+      }
+      try apply(record, transaction)
+      return .done
+    }
+  }
+
+  // MARK: - Regions
+
+  /// Lays `entries` over what the region holds. False when the budget has no room for it.
+  private func merge(
+    _ layer: LayerKey, _ region: UInt64, _ entries: [IndexEntry],
+    _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget
+  ) throws(LMDBError) -> Bool {
+    let (old, wasSplit) = try row(layer, region, transaction)
+    let next = try rangeRow(transaction, layer, endingBehind: region)
+    let over = next.flatMap { $0.regions.contains(region) ? $0 : nil }
+    let merged = RegionRow.merge(over?.entries ?? old, entries)
+    if let over, merged == over.entries { return true }
+
+    let rows = RegionRow.encode(merged)
+    let partsGo = wasSplit && rows.count == 1
+    guard
+      budget.spend(
+        map: rows.count + (partsGo ? Region.partCount : 0), ranges: over == nil ? 0 : 3, others: 0)
+    else { return false }
+    for (part, value) in rows {
+      try transaction.put(map, RegionRow.key(layer, region: region, part: part), value)
+    }
+    if partsGo {
+      for part in 1...UInt8(Region.partCount) {
+        try transaction.delete(map, RegionRow.key(layer, region: region, part: part))
+      }
+    }
+    if let over { try replace([over], by: over.without(region), layer, transaction) }
+    return true
+  }
+
+  /// The entries of a region's row, and whether it has parts.
+  private func row(
+    _ layer: LayerKey, _ region: UInt64, _ transaction: borrowing LMDBWriteTransaction
+  ) throws(LMDBError) -> (entries: [IndexEntry], isSplit: Bool) {
+    guard let value = try transaction.get(map, RegionRow.key(layer, region: region, part: 0)) else {
+      return ([], false)
+    }
+    // SAFETY: bytes of UInt8 have no padding.
+    guard unsafe RegionRow.isSplit(value.span.bytes) else { return (try decoded(value), false) }
+    var entries: [IndexEntry] = []
+    for part in 1...UInt8(Region.partCount) {
+      guard let value = try transaction.get(map, RegionRow.key(layer, region: region, part: part)) else {
+        continue
+      }
+      entries += try decoded(value)
+    }
+    return (entries, true)
+  }
+
+  func decoded(_ value: [UInt8]) throws(LMDBError) -> [IndexEntry] {
+    // SAFETY: bytes of UInt8 have no padding.
+    guard let entries = unsafe RegionRow.decode(value.span.bytes) else {
+      throw LMDBError.corrupted("a row of the map is malformed")
+    }
+    return entries
+  }
+
+  // MARK: - Ranges
+
+  /// Most range rows that are replaced at once.
+  private static let rangesAtOnce = 256
+
+  /// Lays `row` over the range rows, and notes which regions' rows are stale from now on. Returns the regions that
+  /// this transaction has no room for.
+  private func lay(
+    _ layer: LayerKey, _ row: RangeRow, _ transaction: borrowing LMDBWriteTransaction,
+    _ budget: inout PageBudget
+  ) throws(LMDBError) -> Range<UInt64>? {
+    var part = row
+    let old = try neighbours(of: row, layer, transaction)
+    // Too many: lay it over those first.
+    if old.count == Self.rangesAtOnce, let last = old.last {
+      part.regions = row.regions.lowerBound..<min(row.regions.upperBound, last.regions.upperBound)
+    }
+    let laid = part.laid(over: old)
+    let mayBeStale = try hasRows(layer, part.regions, transaction)
+    guard budget.spend(map: 0, ranges: old.count + laid.count, others: mayBeStale ? 1 : 0) else {
+      return row.regions
+    }
+    try replace(old, by: laid, layer, transaction)
+    if mayBeStale { try addSweep(layer, part.regions, transaction) }
+    let left = part.regions.upperBound..<row.regions.upperBound
+    return left.isEmpty ? nil : left
+  }
+
+  /// The first range rows that overlap `row` or touch it, in order.
+  private func neighbours(
+    of row: RangeRow, _ layer: LayerKey, _ transaction: borrowing LMDBWriteTransaction
+  ) throws(LMDBError) -> [RangeRow] {
+    var found: [RangeRow] = []
+    var isBroken = false
+    try transaction.scan(ranges, from: RangeRow.key(layer, end: row.regions.lowerBound)) { key, value in
+      guard let other = RangeRow.parse(key, value) else {
+        isBroken = true
+        return false
+      }
+      guard other.layer == layer, other.row.regions.lowerBound <= row.regions.upperBound else { return false }
+      found.append(other.row)
+      return found.count < Self.rangesAtOnce
+    }
+    if isBroken { throw LMDBError.corrupted("a row of the ranges is malformed") }
+    return found
+  }
+
+  private func replace(
+    _ old: [RangeRow], by new: [RangeRow], _ layer: LayerKey, _ transaction: borrowing LMDBWriteTransaction
+  ) throws(LMDBError) {
+    let ends = Set(new.map(\.regions.upperBound))
+    for row in old where !ends.contains(row.regions.upperBound) {
+      try transaction.delete(ranges, RangeRow.key(layer, end: row.regions.upperBound))
+    }
+    for row in new where !old.contains(row) {
+      try transaction.put(ranges, RangeRow.key(layer, end: row.regions.upperBound), row.value)
+    }
+  }
+
+  // MARK: - Records
+
+  private func apply(_ record: Record, _ transaction: borrowing LMDBWriteTransaction) throws(LMDBError) {
+    var diskKey: [UInt8] = []
+    diskKey.appendBigEndian(record.layer.disk.number)
+    if record.kind == .disk {
+      try transaction.put(disks, diskKey, record.body)
+      return
+    }
+    var key = diskKey
+    key.appendBigEndian(record.layer.generation.number)
+    var state = try transaction.get(generations, key).flatMap { LayerState(record.layer, $0) }
+    switch record.kind {
+    case .begin:
+      guard state == nil, let body = BeginBody(record.body) else { return }
+      state = LayerState(key: record.layer, kind: body.kind, base: body.base, name: body.name)
+    case .complete: state?.isComplete = true
+    case .taint:
+      if state?.taint == nil { state?.taint = String(decoding: record.body, as: UTF8.self) }
+    case .disk, .data, .zero, .trim: break
+    }
+    if let state { try transaction.put(generations, key, state.encoded) }
+  }
+}
