@@ -11,38 +11,6 @@ import Threads
 // says for each sector which operation's bytes it holds. Segments are on a simulated disk; the index is a real LMDB and
 // the ring a real file, in shared memory, which a boot makes void.
 
-/// One thing that a client does, or that the journal is told to do.
-enum Step: Equatable {
-  case write(start: Int, count: Int)
-  case zero(start: Int, count: Int)
-  case trim(start: Int, count: Int)
-  /// Reserves and fills, and commits or gives up later.
-  case hold(start: Int, count: Int)
-  case commitHeld
-  case abandonHeld
-  case spill
-  case flush
-  case checkpoint
-
-  /// Whether success means that everything before is durable.
-  var isDurability: Bool { self == .flush || self == .checkpoint }
-}
-
-/// A promise that was broken, as a value: a test of planted bugs wants to see it, the others want to fail.
-struct Violation: Error, CustomStringConvertible {
-  var description: String
-  /// Whether the journal noticed by itself that bytes are not what they were, and said so.
-  var isReportedDamage = false
-  /// Whether the content is a prefix, though one that is too short.
-  var isShortPrefix = false
-  init(_ description: String, _ cause: (any Error)? = nil) {
-    self.description = description
-    if let cause = cause as? JournalError, cause.kind == .damaged {
-      isReportedDamage = cause.message.contains("segments/")
-    }
-  }
-}
-
 final class Machine {
   static let volumeSectorCount = 128
   static let sectorCount = 2 * volumeSectorCount

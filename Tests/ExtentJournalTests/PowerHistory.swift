@@ -99,7 +99,7 @@ struct PowerHistory {
     case 0..<10: return .write(start: start, count: count)
     case 10..<12: return .zero(start: start, count: count)
     case 12..<14: return .trim(start: start, count: count)
-    // A spill would wait for nothing, but the ring's tail waits for what is held.
+    // One at a time, and not for long: the ring's tail waits for it, and a write in a full ring for the tail.
     case 14..<16:
       guard heldFor == 0 else { return .spill }
       heldFor = 3
