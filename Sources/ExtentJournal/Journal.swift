@@ -44,6 +44,8 @@ package final class Journal: @unchecked Sendable {
   let damage: [JournalDamage]
   /// Layers that may miss something that was acknowledged, and why.
   private let incomplete: [LayerKey: String]
+  /// What recovery lost and nobody can name.
+  private let firstLoss: String?
   private let lockFile: FileLock
 
   /// Smallest spool ring in bytes.
@@ -91,7 +93,8 @@ package final class Journal: @unchecked Sendable {
       log(.error, "index: \(error); it will be built again from the segments")
       ledger.lock.withLock { ledger.progress.broadcast() }
     }
-    ledger.load(disks: opened.catalog.disks, layers: opened.catalog.layers, applied: opened.applied)
+    ledger.load(
+      disks: opened.catalog.disks, layers: opened.catalog.layers, loss: opened.loss, applied: opened.applied)
     ledger.hooks = host.hooks
     let replayed = try recovery.replaySegments(
       store, into: ledger, index, journal: uuid, writesAgain: oldRing?.hasFailed ?? false)
@@ -108,6 +111,7 @@ package final class Journal: @unchecked Sendable {
     ledger.skipSequences(through: replayed.cutSequence)
     damage = Self.name(replayed.damage, ledger)
     incomplete = replayed.incomplete
+    firstLoss = replayed.damage.first { $0.isUnknown }?.sentence
     superblock = JournalSuperblock(
       journal: uuid, createdNanoseconds: found?.createdNanoseconds ?? WallClock.nanoseconds(), isClean: false,
       ring: file.uuid, boot: boot, ringPath: file.path,
@@ -209,6 +213,9 @@ package final class Journal: @unchecked Sendable {
     if damage.count > Self.damageLinesMax {
       log(.error, "\(damage.count - Self.damageLinesMax) more places are damaged; the status lists all")
     }
+    if let lost = firstLoss, ledger.lock.withLock({ ledger.loss == nil }) {
+      try append(.taint, .journal, body: Array(lost.utf8))
+    }
     for (layer, reason) in incomplete.sorted(by: { $0.key < $1.key }) {
       try taintAgain(layer, "\(reason), and what they held is not known")
     }
@@ -255,6 +262,12 @@ package final class Journal: @unchecked Sendable {
   }
 
   private func create(_ body: DiskBody) throws(JournalError) -> Disk {
+    if let loss = ledger.lock.withLock({ ledger.loss }) {
+      throw JournalError(
+        .damaged,
+        "disk \(body.name) may be among what the journal has lost: \(loss) beyond recognition; replay what is left and use a new journal"
+      )
+    }
     let id = ledger.lock.withLock { DiskID(number: (ledger.disks.keys.max()?.number ?? 0) + 1) }
     try append(.disk, LayerKey(disk: id, generation: GenerationID(number: 1)), body: body.encoded)
     try finishCreations()

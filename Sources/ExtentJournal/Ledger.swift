@@ -30,6 +30,8 @@ final class Ledger: @unchecked Sendable {
 
   /// The last sequence that is in force.
   private(set) var lastSequence: UInt64 = 0
+  /// What the journal has lost, if it has lost something nobody can name.
+  private(set) var loss: String?
   /// Sequences up to here were used once, and cut off by a crash: they are not used again.
   private var usedThrough: UInt64 = 0
   private(set) var pending = Deque<PendingRecord>()
@@ -149,6 +151,8 @@ final class Ledger: @unchecked Sendable {
       layers[record.layer] = Layer(key: record.layer, kind: body.kind, name: body.name)
     case .complete:
       layers[record.layer]?.isComplete = true
+    case .taint where record.layer == .journal:
+      if loss == nil { loss = String(decoding: record.body, as: UTF8.self) }
     case .taint:
       layers[record.layer]?.taint = String(decoding: record.body, as: UTF8.self)
     case .data, .zero, .trim:
@@ -279,8 +283,11 @@ final class Ledger: @unchecked Sendable {
   // MARK: - State
 
   /// Loads what the index knew when the journal was opened.
-  func load(disks: [DiskID: DiskBody], layers states: [LayerState], applied: AppliedPosition) {
+  func load(
+    disks: [DiskID: DiskBody], layers states: [LayerState], loss: String?, applied: AppliedPosition
+  ) {
     lock.withLock {
+      self.loss = loss
       self.disks = disks
       for state in states { layers[state.key] = Layer(state: state) }
       published = applied

@@ -40,6 +40,11 @@ package struct LayerKey: Hashable, Sendable, Comparable {
   }
 }
 
+extension LayerKey {
+  /// What speaks of the journal as a whole: no disk has this number.
+  static let journal = LayerKey(disk: DiskID(number: 0), generation: GenerationID(number: 0))
+}
+
 /// What a record says. The numbers stand in the spool and in segments (docs/format.md).
 package enum RecordKind: UInt8, Sendable {
   case data = 1

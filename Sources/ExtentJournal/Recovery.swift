@@ -56,6 +56,8 @@ struct Recovery {
   struct OpenedIndex {
     var index: Index
     var catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
+    /// What the journal had lost before.
+    var loss: String?
     var applied: AppliedPosition
   }
 
@@ -91,7 +93,8 @@ struct Recovery {
     }
     let tables = index.current
     let applied = try tables.applied(journal: journal) ?? AppliedPosition()
-    return OpenedIndex(index: index, catalog: try tables.catalog(), applied: applied)
+    return OpenedIndex(
+      index: index, catalog: try tables.catalog(), loss: try tables.loss(), applied: applied)
   }
 
   /// What the segments had to say.

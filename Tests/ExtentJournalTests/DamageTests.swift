@@ -129,10 +129,15 @@ private struct File {
     for number in 0..<4 { #expect(isLost(fixture, number)) }
     #expect(try fixture.journal.status().disks[0].generations[0].tainted)
     #expect(try fixture.journal.status().damage?.first.map { $0.disk == nil } == true)
-    // It stays so.
-    try fixture.close()
-    try fixture.open()
-    #expect(isLost(fixture, 0))
+    // It stays so, and no new disk can take the name of one that may be lost.
+    for _ in 0..<2 {
+      #expect(throws: JournalError.self) {
+        try fixture.journal.disk("e", byteCount: 1 << 20, mode: .device)
+      }
+      try fixture.close()
+      try fixture.open()
+      #expect(isLost(fixture, 0))
+    }
   }
 
   @Test("of a commit record makes what it ended suspect, and the journal goes on behind it")

@@ -5,6 +5,8 @@ internal import LMDB
 /// Whether a row of the index tells the truth about a frame: reads the frame again and believes nothing.
 struct FrameCheck {
   let store: SegmentStore
+  /// Where the segments end that were written: what a file lacks before that it has lost.
+  let written: AppliedPosition
 
   enum Verdict {
     case right
@@ -86,7 +88,11 @@ struct FrameCheck {
     var at = UInt64(SegmentSuperblock.byteCount)
     while at < address.offset {
       let count = try read(segment, into: buffer, at: at)
-      guard count > 0 else { return .lie("is behind the end of the segment") }
+      guard count > 0 else {
+        let isLost = address.segment == written.segment && address.offset < written.offset
+        return isLost
+          ? .damage("is missing: the file ends at \(at)") : .lie("is behind the end of the segment")
+      }
       let item = buffer.bytes.extracting(0..<count)
       guard let found = SegmentItem.parse(item, seed: segment.salt &+ at)?.item else {
         return .damage("cannot be found: offset \(at) is damaged too")

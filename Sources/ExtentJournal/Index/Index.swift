@@ -203,7 +203,7 @@ extension Journal {
   ) -> Bool {
     if index.isAbandoned { return true }
     let tables = index.current
-    let check = FrameCheck(store: store)
+    let check = FrameCheck(store: store, written: ledger.lock.withLock { ledger.published })
     do throws(LMDBError) {
       guard
         let lie = try check.lie(of: tables, in: layer.key, range, address, skip: skip, disk: disk)

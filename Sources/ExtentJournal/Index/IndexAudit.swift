@@ -9,6 +9,8 @@ internal import LMDB
 // two apart: they end where the next one begins.
 final class IndexAudit {
   private let store: SegmentStore
+  /// Where the segments end that were written.
+  private let written: () -> AppliedPosition
   private let log: JournalLog
   /// Damaged frames that were logged, at most `reportedMax`.
   private var reported: Set<FrameAddress> = []
@@ -25,7 +27,8 @@ final class IndexAudit {
     var byteCount: UInt64
   }
 
-  init(store: SegmentStore, log: @escaping JournalLog) {
+  init(store: SegmentStore, written: @escaping () -> AppliedPosition, log: @escaping JournalLog) {
+    self.written = written
     self.store = store
     self.log = log
   }
@@ -55,7 +58,7 @@ final class IndexAudit {
     _ tables: IndexTables, _ subject: Subject, _ range: SectorRange, _ placement: Placement
   ) throws(LMDBError) -> LMDBError? {
     guard case .frame(let address, let skip) = placement else { return nil }
-    let check = FrameCheck(store: store)
+    let check = FrameCheck(store: store, written: written())
     switch check.verdict(address, skip: skip, holding: range, of: subject.layer) {
     case .right: return nil
     case .lie:

@@ -48,7 +48,8 @@ struct IndexRebuild {
     guard isDone else {
       throw JournalError(
         .damaged,
-        "the segments cannot be read to batch \(target.batch); restore them from a copy of the journal")
+        "segments/\(SegmentStore.name(target.segment)) cannot be read to batch \(target.batch), offset \(target.offset); restore it from a copy of the journal"
+      )
     }
   }
 

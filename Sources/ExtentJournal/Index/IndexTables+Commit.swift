@@ -224,6 +224,12 @@ extension IndexTables {
   // MARK: - Records
 
   private func apply(_ record: Record, _ transaction: borrowing LMDBWriteTransaction) throws(LMDBError) {
+    if record.kind == .taint, record.layer == .journal {
+      if try transaction.get(meta, Self.lossKey) == nil {
+        try transaction.put(meta, Self.lossKey, record.body)
+      }
+      return
+    }
     var diskKey: [UInt8] = []
     diskKey.appendBigEndian(record.layer.disk.number)
     if record.kind == .disk {

@@ -35,6 +35,7 @@ package final class IndexTables: @unchecked Sendable {
 
   static let version: UInt32 = 2
   static let appliedKey = Array("applied".utf8)
+  static let lossKey = Array("loss".utf8)
   static let aheadKey = Array("ahead".utf8)
   /// The one snapshot that every lookup uses once `pin` was called; guarded by `lock`.
   private var pinned: LMDBReadTransaction?
@@ -268,6 +269,16 @@ package final class IndexTables: @unchecked Sendable {
     func word(_ at: Int) -> UInt64 { value.bigEndian(at: at) ?? 0 }
     return AppliedPosition(
       segment: word(20), offset: word(28), batch: word(36), sequence: word(44), chain: word(52))
+  }
+
+  /// What the journal has lost, if it has lost something nobody can name.
+  func loss() throws(JournalError) -> String? {
+    do throws(LMDBError) {
+      return try withReader { reader throws(LMDBError) in try reader.get(meta, Self.lossKey) }
+        .map { String(decoding: $0, as: UTF8.self) }
+    } catch {
+      throw JournalError(error)
+    }
   }
 
   /// All disks and generations.

@@ -47,7 +47,7 @@ final class Indexer: @unchecked Sendable {
     self.log = log
     retryNanoseconds = host.fullDiskRetryNanoseconds
     progressNanoseconds = host.indexProgressNanoseconds
-    audit = IndexAudit(store: store, log: log)
+    audit = IndexAudit(store: store, written: { ledger.lock.withLock { ledger.published } }, log: log)
   }
 
   func start() throws(JournalError) {
