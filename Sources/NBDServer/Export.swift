@@ -59,10 +59,15 @@ package typealias AfterReply = @Sendable () -> Void
 
 /// Where the payload of one write goes. Exactly one of `commit` and `abandon` is called, once.
 package protocol WriteReservation: AnyObject {
-  /// The memory for the payload: exactly the size of the range. Valid until `commit` or `abandon`.
+  /// The memory for the payload: exactly the size of the range. Valid until `commit`, `abandon` or `payloadIsLate`.
   @unsafe var memory: UnsafeMutableRawBufferPointer { get }
   /// The payload is there: makes the write true. `durable` (FUA) as in `writeZeroes`.
   func commit(durable: Bool) throws(ExportError) -> AfterReply?
+  /// The payload is late: `received` bytes of it are in `memory`, and since `since` (nanoseconds of `MonotonicClock`)
+  /// hardly any more. Called every now and then while that is so; `memory` may be another afterwards, with those bytes
+  /// in it. Throws when the sender has to go because others cannot wait for it: then `abandon` follows, and the
+  /// connection is dropped.
+  func payloadIsLate(received: Int, since: UInt64) throws(ExportError)
   /// The payload never came: nothing happened.
   func abandon()
 }

@@ -162,18 +162,36 @@ struct RequestService: Sendable {
       if error.code == .shutdown { throw .dropped(error.message) }
       return machine.refusePayload(error.code, error.message)
     }
-    do throws(SocketError) {
-      // SAFETY: the reservation's memory is ours until commit or abandon.
-      try unsafe input.fill(reservation.memory, from: connection.socket)
+    do throws(ConnectionEnd) {
+      try receivePayload(of: reservation, &input)
     } catch {
       reservation.abandon()
-      throw .socket(error)
+      throw error
     }
     machine.tookPayload(machine.payloadRemaining)
     try change(cookie) { () throws(ExportError) in
       try reservation.commit(durable: durable)
     } retired: {
       reservation.abandon()
+    }
+  }
+
+  private func receivePayload(
+    of reservation: any WriteReservation, _ input: inout InputBuffer
+  ) throws(ConnectionEnd) {
+    var progress = PayloadProgress()
+    while true {
+      do throws(SocketError) {
+        // SAFETY: the reservation's memory is ours until commit or abandon, and asked for anew when it was late.
+        if try unsafe input.fill(reservation.memory, &progress, from: connection.socket) { return }
+      } catch {
+        throw .socket(error)
+      }
+      do throws(ExportError) {
+        try reservation.payloadIsLate(received: progress.received, since: progress.since)
+      } catch {
+        throw .dropped(error.message)
+      }
     }
   }
 

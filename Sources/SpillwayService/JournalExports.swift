@@ -184,6 +184,12 @@ private final class Reservation: WriteReservation {
     }
   }
 
+  func payloadIsLate(received: Int, since: UInt64) throws(ExportError) {
+    do throws(JournalError) { try slot.payloadIsLate(received: received, since: since) } catch {
+      throw ExportError(error)
+    }
+  }
+
   func abandon() { slot.abandon() }
 }
 

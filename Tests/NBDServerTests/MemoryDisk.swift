@@ -191,6 +191,8 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
       }
     }
 
+    func payloadIsLate(received: Int, since: UInt64) { disk.note("late \(range.start)") }
+
     func abandon() { disk.note("abandon \(range.start)") }
   }
 

@@ -5,13 +5,15 @@ internal import Threads
 // From the ring to a segment, in two threads: one packs the next batch while the other writes the last one.
 //
 // A batch is taken when 8 MiB are pending, when the oldest record is five seconds old, when a FLUSH waits, when a
-// writer waits for room in the ring, or at the end. Batches are taken, written and published in sequence order.
+// writer waits for room in the ring or for space on the disk, or at the end. Batches are taken, written and published in sequence order.
 // When the disk is full the batch stays where it is, in the ring: the writer thread tries again each second and says
 // so once. Any other error poisons the journal.
 final class Spiller: @unchecked Sendable {
   // Sendable: the handover slot and the end flags are guarded by the ledger's lock.
   private let ledger: Ledger
   private let ring: SpoolRing
+  private let admission: Admission
+  private let refusesWhenFull: Bool
   private let writer: SegmentWriter
   private let epochs: Epochs
   private let compressor: BatchCompressor
@@ -32,14 +34,16 @@ final class Spiller: @unchecked Sendable {
   private let retryNanoseconds: UInt64
 
   init(
-    ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
-    retryNanoseconds: UInt64,
+    ledger: Ledger, ring: SpoolRing, admission: Admission, writer: SegmentWriter, epochs: Epochs,
+    workerCount: Int, retryNanoseconds: UInt64, refusesWhenFull: Bool,
     log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
     self.poison = poison
     self.retryNanoseconds = retryNanoseconds
     self.ring = ring
+    self.admission = admission
+    self.refusesWhenFull = refusesWhenFull
     self.writer = writer
     self.epochs = epochs
     self.log = log
@@ -76,7 +80,7 @@ final class Spiller: @unchecked Sendable {
     guard let oldest = ledger.pending.first, !isAbandoning else { return .max }
     if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
       || ledger.wantedThrough > ledger.spilledThrough
-      || ring.isUnderPressure
+      || ring.isUnderPressure || admission.isUnderPressure
     {
       return nil
     }
@@ -146,8 +150,10 @@ final class Spiller: @unchecked Sendable {
     while true {
       do throws(FileError) {
         let published = try writer.append(batch)
+        admission.didWrite(batch.entries.reduce(0) { $0 + $1.slot.admittedByteCount })
         if isStalled {
           log(.info, "space has returned; spilling goes on")
+          ring.refusePayloads(nil)
           for read in ledger.setStall(nil) { read.wake(.retry) }
         }
         ledger.publish(published, spooled: batch.entries)
@@ -165,6 +171,7 @@ final class Spiller: @unchecked Sendable {
           let reason = JournalError(error)
           log(.error, "disk full: \(reason.message)")
           for read in ledger.setStall(reason) { read.wake(.retry) }
+          if refusesWhenFull { ring.refusePayloads(reason) }
           if ledger.lock.withLock({ ledger.isClosing }) { ring.close(.closing) }
         }
         if !waitForSpace() { return false }
