@@ -34,9 +34,9 @@ final class Background: @unchecked Sendable {
     }
   }
 
-  /// Waits for the end, a minute at most, and expects no error.
+  /// Waits for the end, half a minute at most, and expects no error.
   func finish(_ location: SourceLocation = #_sourceLocation) {
-    guard hasEnded(within: 60_000) else {
+    guard hasEnded(within: 30_000) else {
       Issue.record("it never ended", sourceLocation: location)
       return
     }

@@ -42,6 +42,21 @@ struct ReservationQueueTests {
     #expect(queue.next() == nil)
   }
 
+  @Test("a disk that has most of the ring for ever gets its turn all the same")
+  func turn() {
+    var queue = ReservationQueue(overtakenBytesMax: 1000)
+    queue.take(a, byteCount: 5000)
+    let waits = queue.add(a, byteCount: 100)
+    var overtaken = 0
+    while overtaken <= 2000 {
+      _ = queue.add(b, byteCount: 10)
+      if queue.next()!.ticket == waits { break }
+      queue.grant()
+      overtaken += 10
+    }
+    #expect(overtaken == 1000)
+  }
+
   @Test("nobody is overtaken by more than the bound, however unequal the disks are", arguments: seeds(40))
   func bounded(seed: UInt64) {
     var random = SeededGenerator(seed: seed)

@@ -33,10 +33,12 @@ struct SpaceAccountTests {
     var random = SeededGenerator(seed: seed)
     let layer = LayerKey(disk: DiskID(number: 1), generation: GenerationID(number: 1))
     var admitted = 0
+    // Just below a multiple of 4 KiB nothing is rounded up that could hide what frames cost.
+    let low: UInt64 = seed % 2 == 0 ? 7 : 0
     // Small and large, aligned and not, over one another, in a place that is small enough for that.
-    let records = (0..<Int.random(in: 1...60, using: &random)).map { index in
+    let records = (0..<Int.random(in: 1...(seed % 3 == 0 ? 2 : 60), using: &random)).map { index in
       let longest: UInt64 = Bool.random(using: &random) ? 16 : 4096
-      let count = UInt64.random(in: 1...longest, using: &random)
+      let count = UInt64.random(in: 1...longest, using: &random) | low
       let range = SectorRange(start: UInt64.random(in: 0...8192, using: &random), count: count)
       admitted += SpaceAccount.storedBytesMax(range)
       return Record(kind: .data, layer: layer, sequence: UInt64(index + 1), range: range)

@@ -42,7 +42,7 @@ struct StalledSenderTests {
   /// What the server does while a payload does not come.
   private func beLate(_ slots: [(slot: WriteSlot, received: Int)], until push: Background) throws {
     let since = MonotonicClock.nanoseconds()
-    let limit = since + 60_000_000_000
+    let limit = since + 30_000_000_000
     while !push.hasEnded(within: 5), MonotonicClock.nanoseconds() < limit {
       for (slot, received) in slots { try slot.payloadIsLate(received: received, since: since) }
     }
@@ -98,7 +98,7 @@ struct StalledSenderTests {
       try disk.write([UInt8](repeating: 7, count: large), at: 8 << 20)
     }
     #expect(throws: JournalError.self) {
-      let limit = MonotonicClock.nanoseconds() + 60_000_000_000
+      let limit = MonotonicClock.nanoseconds() + 30_000_000_000
       while MonotonicClock.nanoseconds() < limit { try first.payloadIsLate(received: 0, since: since) }
     }
     #expect(!healthy.hasEnded(), "it waits for the memory")
