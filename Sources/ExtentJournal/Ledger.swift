@@ -35,6 +35,8 @@ final class Ledger: @unchecked Sendable {
   var wantedThrough: UInt64 = 0
   /// Everything up to here is written to segments and published.
   private(set) var spilledThrough: UInt64 = 0
+  /// Whether a FLUSH waits for the spill.
+  var isFlushWaiting: Bool { wantedThrough > spilledThrough }
 
   /// What was published since the last index commit began, besides extents.
   private var unindexedRecords: [Record] = []

@@ -22,6 +22,8 @@ final class Spiller: @unchecked Sendable {
   private let handover: Condition
   private var packed: PackedBatch?
   private var packerIsDone = false
+  /// Whether the disk had nothing to do before its last batch: then it is the packers that a spill waits for.
+  private var diskHasWaited = false
   private var isEnding = false
   private var isAbandoning = false
   private var threads: [WorkerThread] = []
@@ -79,7 +81,7 @@ final class Spiller: @unchecked Sendable {
   private var nothingToDoUntil: UInt64? {
     guard let oldest = ledger.pending.first, !isAbandoning else { return .max }
     if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
-      || ledger.wantedThrough > ledger.spilledThrough
+      || ledger.isFlushWaiting
       || ring.isUnderPressure || admission.isUnderPressure
     {
       return nil
@@ -90,8 +92,7 @@ final class Spiller: @unchecked Sendable {
 
   private func packLoop() {
     while let entries = nextEntries() {
-      let level = LevelLadder.level(used: ring.usedByteCount, capacity: ring.file.capacity)
-      let batch = compressor.pack(entries, level: level)
+      let batch = compressor.pack(entries, effort())
       ledger.lock.withLock {
         while packed != nil { handover.wait() }
         packed = batch
@@ -101,6 +102,16 @@ final class Spiller: @unchecked Sendable {
     ledger.lock.withLock {
       packerIsDone = true
       handover.broadcast()
+    }
+  }
+
+  private func effort() -> PackingEffort {
+    let used = ring.usedByteCount
+    return ledger.lock.withLock {
+      LevelLadder.effort(
+        used: used, capacity: ring.file.capacity,
+        flushByteCount: ledger.isFlushWaiting ? ledger.pendingByteCount : 0,
+        diskHasWaited: diskHasWaited)
     }
   }
 
@@ -118,6 +129,7 @@ final class Spiller: @unchecked Sendable {
   private func writeLoop() {
     while true {
       ledger.lock.lock()
+      diskHasWaited = packed == nil
       while packed == nil, !packerIsDone { handover.wait() }
       let next = packed
       let isAbandoning = isAbandoning
