@@ -50,7 +50,7 @@ struct FlushTests {
     #expect(answered == Array(1...18))
     let log = disk.log
     #expect(log.count { $0 == "flush" } == 2)
-    #expect(log.lastIndex(of: "flush")! > log.lastIndex(of: "trim 128")!)
+    #expect(try #require(log.lastIndex(of: "flush")) > #require(log.lastIndex(of: "trim 128")))
   }
 
   @Test("a flush that fails fails everything that waited for it, and the connection lives on")

@@ -55,6 +55,7 @@ final class Admission: @unchecked Sendable {
       return true
     }
     if !isAdmitted { try wait(byteCount, until: deadline) }
+    if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
   }
 
   /// Counts what was admitted in another form, or in another life of the journal.
@@ -104,7 +105,7 @@ final class Admission: @unchecked Sendable {
         account.admit(byteCount)
         return nil
       }
-      guard let isFirst else { return didAdmit() }
+      guard let isFirst else { return }
       if isDrained, isFirst { try declareFull() }
       if let deadline, MonotonicClock.nanoseconds() >= deadline { throw Self.full }
       let retry = MonotonicClock.nanoseconds() + retryNanoseconds
@@ -140,12 +141,12 @@ final class Admission: @unchecked Sendable {
     }
   }
 
-  private func didAdmit() {
-    let hasReturned = lock.withLock {
-      defer { if waiting.count <= 1 { isFull = false } }
-      return isFull && waiting.count <= 1
+  private func declareSpace() {
+    let isNews = lock.withLock {
+      defer { isFull = false }
+      return isFull
     }
-    guard hasReturned else { return }
+    guard isNews else { return }
     log(.info, "space has returned; writing goes on")
     for read in ledger.setShortage(nil) { read.wake(.retry) }
   }
