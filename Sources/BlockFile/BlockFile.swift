@@ -18,6 +18,30 @@ package protocol FileStore: Sendable {
   func unlink(_ name: String) throws(FileError)
   /// Makes creations and removals durable.
   func syncNames() throws(FileError)
+  /// How much room there is for files.
+  func space() throws(FileError) -> FileSpace
+}
+
+extension FileStore {
+  /// A store that knows no bound has room for whatever comes.
+  package func space() throws(FileError) -> FileSpace { .unlimited }
+}
+
+/// The room that a store has for files.
+package struct FileSpace: Sendable, Equatable {
+  /// What could still be written, in bytes.
+  package var freeByteCount: UInt64
+  /// What it has in all, in bytes.
+  package var totalByteCount: UInt64
+
+  /// Unchecked: more may be free than there is.
+  package init(freeByteCount: UInt64, totalByteCount: UInt64) {
+    self.freeByteCount = freeByteCount
+    self.totalByteCount = totalByteCount
+  }
+
+  /// No bound that anybody knows.
+  package static let unlimited = FileSpace(freeByteCount: .max, totalByteCount: .max)
 }
 
 /// One file. Reads and writes may run on several threads at once; overlapping ones are the caller's affair.

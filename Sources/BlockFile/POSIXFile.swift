@@ -63,6 +63,17 @@ package final class POSIXDirectory: FileStore {
   package func syncNames() throws(FileError) {
     try POSIXFile(path: path, flags: O_RDONLY | O_DIRECTORY | O_CLOEXEC).sync()
   }
+
+  /// Counts as free what the filesystem gives to everybody, without root's share (statvfs(3)).
+  package func space() throws(FileError) -> FileSpace {
+    var status = statvfs()
+    guard unsafe statvfs(path, &status) == 0 else {
+      throw FileError(operation: "statvfs", path: path, errno: errno)
+    }
+    let block = UInt64(status.f_frsize)
+    return FileSpace(
+      freeByteCount: UInt64(status.f_bavail) * block, totalByteCount: UInt64(status.f_blocks) * block)
+  }
 }
 
 /// A file of the local filesystem.

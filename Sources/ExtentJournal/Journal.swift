@@ -32,7 +32,8 @@ package final class Journal: @unchecked Sendable {
   let index: Index
   let frames: FrameReader
   let regionLocks = RegionLocks()
-  let privateBuffers = BufferBudget(byteCount: 64 << 20)
+  let privateMemory: PrivateMemory
+  let admission: Admission
   private let poison: (JournalError) -> Void
   private let spiller: Spiller
   private let indexer: Indexer
@@ -100,10 +101,16 @@ package final class Journal: @unchecked Sendable {
       store, into: ledger, index, journal: uuid, writesAgain: oldRing?.hasFailed ?? false)
     oldRing?.hasFailed = false
 
+    privateMemory = PrivateMemory(
+      byteCount: host.privateBytesMax, patienceNanoseconds: host.stalledSenderNanoseconds)
+    admission = Admission(
+      files: store.files, ledger: ledger, whenFull: options.whenFull,
+      retryNanoseconds: host.fullDiskRetryNanoseconds, log: log)
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
     if let oldRing { kept = recovery.replayRing(oldRing, into: ledger) }
+    admission.add(ledger.pendingAdmittedByteCount)
     ring = SpoolRing(file: file, recovered: kept.headers) { [ledger] in
       ledger.lock.withLock { ledger.work.signal() }
     }
@@ -132,9 +139,10 @@ package final class Journal: @unchecked Sendable {
     }
     self.poison = poison
     spiller = Spiller(
-      ledger: ledger, ring: ring, writer: writer, epochs: epochs,
+      ledger: ledger, ring: ring, admission: admission, writer: writer, epochs: epochs,
       workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
-      retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds, log: log,
+      retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds,
+      refusesWhenFull: options.whenFull == .enospc, log: log,
       poison: poison)
     indexer = Indexer(
       ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
@@ -302,7 +310,8 @@ package final class Journal: @unchecked Sendable {
 
   /// Writes a record without payload of sectors through the spool, like any other.
   func append(_ kind: RecordKind, _ layer: LayerKey, body: [UInt8] = []) throws(JournalError) {
-    let slot = try ring.reserve(kind, layer, SectorRange(start: 0, end: 0), payloadByteCount: body.count)
+    let slot = try ring.reserve(
+      kind, layer, SectorRange(start: 0, end: 0), payloadByteCount: body.count, isUrgent: kind == .taint)
     if !body.isEmpty {
       // SAFETY: the slot is ours until it is committed.
       let memory = unsafe ring.file.memory(slot.payloadPosition, byteCount: body.count)
@@ -319,13 +328,21 @@ package final class Journal: @unchecked Sendable {
   }
 
   /// Marks a generation as broken: the word in the ring first, so that it outlives this process, then the record.
+  /// Adds no second record when it is broken already.
   func taint(_ layer: Layer, _ reason: String) throws(JournalError) {
     if !ledger.hooks.has(.taintWordLeftOut) { ring.file.setTaint(layer.key) }
-    let woken = ledger.lock.withLock { ledger.markTainted(layer, reason) }
+    let (isFirst, woken) = ledger.lock.withLock { ledger.markTainted(layer, reason) }
     for read in woken { read.wake(.retry) }
+    guard isFirst else { return try ledger.waitForTaintRecord(layer) }
     log(.error, "\(name(of: layer.key)) is tainted: \(reason)")
     ledger.hooks.reach(.taintMarked)
     try append(.taint, layer.key, body: Array(reason.utf8))
+  }
+
+  /// Ends a reservation that was never committed.
+  func giveUp(_ slot: SpoolSlot) {
+    ring.abandon(slot)
+    admission.release(slot.admittedByteCount)
   }
 
   private func taintAgain(_ key: LayerKey, _ reason: String) throws(JournalError) {
@@ -375,7 +392,7 @@ package final class Journal: @unchecked Sendable {
     ledger.work.signal()
     while ledger.spilledThrough < target {
       if let failure = ledger.failure { throw failure }
-      if ledger.isClosing, ledger.stall != nil { throw .closing }
+      if ledger.isClosing, ledger.spillStall != nil { throw .closing }
       ledger.progress.wait()
     }
     return ledger.published.batch
@@ -393,8 +410,8 @@ package final class Journal: @unchecked Sendable {
   package func stopWaiting() {
     for read in ledger.beginClosing() { read.wake(.retry) }
     index.stopWaiting()
-    // Writers that wait for room on a full disk would wait for ever.
-    if ledger.lock.withLock({ ledger.stall != nil }) { ring.close(.closing) }
+    // Writers that wait for room on a full disk would wait for ever. (Those that wait for space look for themselves.)
+    if ledger.lock.withLock({ ledger.spillStall != nil }) { ring.close(.closing) }
   }
 
   /// Spills, syncs, commits the index, marks the journal as closed cleanly and ends the threads. No other call may

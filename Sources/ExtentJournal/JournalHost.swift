@@ -27,6 +27,11 @@ package struct JournalHost: Sendable {
   /// with.
   package var indexFault: (@Sendable (_ transaction: Int) -> Int32)?
 
+  /// How long a sender may stall in the middle of a payload while others need its memory, in nanoseconds.
+  package var stalledSenderNanoseconds: UInt64 = 5_000_000_000
+  /// Memory for payloads that cannot lie in the ring, in bytes; the largest request must fit.
+  package var privateBytesMax = 64 << 20
+
   /// The real machine.
   package init() {}
 }

@@ -12,6 +12,10 @@ package struct JournalOptions: Sendable {
   package var afterComplete: AfterComplete?
   /// How long a read may be parked, in nanoseconds; 0: for ever.
   package var readTimeoutNanoseconds: UInt64 = 0
+  /// What happens to writes when the disk of the journal is full.
+  package var whenFull = WhenFull.stall
+  /// Under `taint`: how long a write may wait for room, in nanoseconds, before it is dropped.
+  package var stallBudgetNanoseconds: UInt64 = 1_000_000_000
   /// Where the daemon's admin socket is, recorded in the journal directory for the tools.
   package var adminAddress: String?
 
@@ -24,6 +28,16 @@ package enum Unarrived: String, Sendable, CaseIterable { case wait, zeroes, erro
 
 /// What a sector that never arrived reads as after the stream completed.
 package enum AfterComplete: String, Sendable, CaseIterable { case zeroes, error }
+
+/// What happens to a write for which a full disk has no space.
+package enum WhenFull: String, Sendable, CaseIterable {
+  /// It waits until there is space again.
+  case stall
+  /// It fails; later ones succeed when there is space again.
+  case enospc
+  /// It is acknowledged and dropped, and its generation is broken from then on: the guest never suffers.
+  case taint
+}
 
 /// How a disk takes writes.
 package enum DiskMode: String, Sendable, CaseIterable {

@@ -31,6 +31,8 @@ final class Layer: @unchecked Sendable {
   let name: String
   var isComplete = false
   var taint: String?
+  /// Whether the record that says so has its sequence. (A taint is marked in memory and in the ring before.)
+  var hasTaintRecord = false
   var spooled = ExtentMap<SpoolPlace>()
   var active = ExtentMap<Placement>()
   var flushing = ExtentMap<Placement>()
@@ -48,6 +50,7 @@ final class Layer: @unchecked Sendable {
     name = state.name
     isComplete = state.isComplete
     taint = state.taint
+    hasTaintRecord = state.taint != nil
   }
 }
 

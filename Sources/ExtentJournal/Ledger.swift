@@ -40,6 +40,8 @@ final class Ledger: @unchecked Sendable {
   var wantedThrough: UInt64 = 0
   /// Everything up to here is written to segments and published.
   private(set) var spilledThrough: UInt64 = 0
+  /// Whether a FLUSH waits for the spill.
+  var isFlushWaiting: Bool { wantedThrough > spilledThrough }
 
   /// What was published since the last index commit began, besides extents.
   private var unindexedRecords: [Record] = []
@@ -54,7 +56,13 @@ final class Ledger: @unchecked Sendable {
   /// The error that poisoned the journal; the first one stays.
   private(set) var failure: JournalError?
   /// Why spilling stands still for want of space.
-  private(set) var stall: JournalError?
+  private(set) var spillStall: JournalError?
+  /// Why writers wait for space before they take room in the ring; what is in it can be spilled.
+  private(set) var shortage: JournalError?
+  /// Why the stream cannot move, for either reason.
+  var stall: JournalError? { spillStall ?? shortage }
+  /// Counts what those that wait for space should look at.
+  private(set) var spaceVersion: UInt64 = 0
   /// Set when reads must not wait any more.
   private(set) var isClosing = false
   private var lastOwner: UInt64 = 0
@@ -155,15 +163,31 @@ final class Ledger: @unchecked Sendable {
       if loss == nil { loss = String(decoding: record.body, as: UTF8.self) }
     case .taint:
       layers[record.layer]?.taint = String(decoding: record.body, as: UTF8.self)
+      layers[record.layer]?.hasTaintRecord = true
+      progress.broadcast()
     case .data, .zero, .trim:
       break
     }
   }
 
-  /// Marks a layer as broken in memory, before the record that says so. The caller holds the lock.
-  func markTainted(_ layer: Layer, _ reason: String) -> [ParkedRead] {
+  /// Marks a layer as broken in memory, before the record that says so. `isFirst` when it was not before. The caller
+  /// holds the lock.
+  func markTainted(_ layer: Layer, _ reason: String) -> (isFirst: Bool, reads: [ParkedRead]) {
+    let isFirst = layer.taint == nil
     layer.taint = layer.taint ?? reason
-    return woken(layer.parked.takeAll())
+    return (isFirst, woken(layer.parked.takeAll()))
+  }
+
+  /// Returns when the record that says that a layer is broken has its sequence: nothing acknowledged later is durable
+  /// without it.
+  func waitForTaintRecord(_ layer: Layer) throws(JournalError) {
+    try lock.withLock { () throws(JournalError) in
+      while !layer.hasTaintRecord {
+        if let failure { throw failure }
+        if isClosing { throw .closing }
+        progress.wait()
+      }
+    }
   }
 
   // MARK: - Look up
@@ -194,6 +218,9 @@ final class Ledger: @unchecked Sendable {
     return batch
   }
 
+  /// What was admitted for everything pending (Admission).
+  var pendingAdmittedByteCount: Int { lock.withLock { pending.reduce(0) { $0 + $1.slot.admittedByteCount } } }
+
   /// A batch is in its segment: readers find it there from now on.
   ///
   /// The lock is given back in between, so that writers do not wait for a batch of thousands of pieces. A reader that
@@ -223,6 +250,7 @@ final class Ledger: @unchecked Sendable {
       activeCount += batch.extents.count
       published = batch.end
       spilledThrough = batch.end.sequence
+      spaceVersion += 1
       lastSequence = max(lastSequence, batch.end.sequence)
       counters.framedBytes += batch.framedByteCount
       counters.storedBytes += batch.storedByteCount
@@ -301,6 +329,7 @@ final class Ledger: @unchecked Sendable {
   func fail(_ error: JournalError) -> [ParkedRead] {
     lock.withLock {
       if failure == nil { failure = error }
+      spaceVersion += 1
       work.broadcast()
       progress.broadcast()
       return takeAllParked()
@@ -310,9 +339,27 @@ final class Ledger: @unchecked Sendable {
   /// Spilling stands still (or goes on, with nil). Returns the reads that would wait for a stream that cannot move.
   func setStall(_ reason: JournalError?) -> [ParkedRead] {
     lock.withLock {
-      stall = reason
+      spillStall = reason
+      spaceVersion += 1
       progress.broadcast()
       return reason == nil ? [] : takeAllParked()
+    }
+  }
+
+  /// Writers wait for space (or do no more, with nil). Returns the reads that would wait for them.
+  func setShortage(_ reason: JournalError?) -> [ParkedRead] {
+    lock.withLock {
+      let isNews = (shortage == nil) != (reason == nil)
+      shortage = reason
+      return isNews && reason != nil ? takeAllParked() : []
+    }
+  }
+
+  /// Has those that wait for space look again.
+  func signalSpace() {
+    lock.withLock {
+      spaceVersion += 1
+      progress.broadcast()
     }
   }
 
@@ -320,6 +367,8 @@ final class Ledger: @unchecked Sendable {
   func beginClosing() -> [ParkedRead] {
     lock.withLock {
       isClosing = true
+      spaceVersion += 1
+      progress.broadcast()
       return takeAllParked()
     }
   }

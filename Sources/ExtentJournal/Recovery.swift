@@ -269,7 +269,8 @@ struct Recovery {
     if !ledger.hooks.has(.ringReplayedInPlaceOrder) { live.sort { $0.sequence < $1.sequence } }
     for (sequence, allZero, header) in live {
       let slot = SpoolSlot(
-        position: header.position, byteCount: header.byteCount, payloadByteCount: header.payloadByteCount)
+        position: header.position, byteCount: header.byteCount, payloadByteCount: header.payloadByteCount,
+        admittedByteCount: header.kind == .data ? SpaceAccount.storedBytesMax(header.range) : 0)
       let body = header.kind.hasExtent ? [] : bytes(of: slot, in: file)
       ledger.recover(
         PendingRecord(

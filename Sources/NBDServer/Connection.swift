@@ -6,6 +6,7 @@ internal import Threads
 //
 // reader thread    recv → machine → export call → reply            every request, in the order of arrival
 // answerer thread  woken parked read → export call → reply         started by the first read that parks
+// flusher thread   flush → replies that waited for it              started by the first FLUSH or FUA
 //
 // Requests are served where they arrive: handing a small request to another thread halves the throughput. A
 // write's payload goes from the socket straight into the memory of its reservation. The session's calls that
@@ -24,17 +25,19 @@ enum ConnectionEnd: Error {
 
 /// One client's connection, from accept to close.
 final class Connection: @unchecked Sendable {
-  // Sendable: `binding` is guarded by `lock`; the answerer is the reader thread's alone.
+  // Sendable: `binding` is guarded by `lock`; the threads are the reader thread's alone.
   let number: UInt64
   let socket: Socket
   let channel: ReplyChannel
   let parked: ParkedReads
+  let durable = DurableReplies()
   let gate = RetireGate()
   let server: Server
   private let directory: any ExportDirectory
   private let lock = Lock()
   private var binding: ExportDescription?
   private var answerer: WorkerThread?
+  private var flusher: WorkerThread?
 
   init(number: UInt64, socket: Socket, directory: any ExportDirectory, server: Server) {
     self.number = number
@@ -182,12 +185,28 @@ final class Connection: @unchecked Sendable {
     server.parkLimit.waitForRoom { socket.isGone }
   }
 
+  /// Has the request `cookie` answered when everything acknowledged up to now, and what it changed, survives power loss.
+  /// Reader thread only, which goes on meanwhile: a queue of such requests shares its flushes.
+  func answerWhenDurable(_ cookie: UInt64, _ service: RequestService) throws(ConnectionEnd) {
+    if flusher == nil {
+      flusher = WorkerThread(name: "nbd-flush-\(number)") { service.answerDurable() }
+      if flusher == nil { throw .dropped("no thread left to flush") }
+    }
+    durable.add(cookie)
+  }
+
+  /// After NBD_CMD_DISC what was flushed for is still answered, as the protocol asks for.
   /// A parked read may wait for ever, so that none is waited for, not even after NBD_CMD_DISC.
   private func close(_ session: any ExportSession, _ end: ConnectionEnd) {
     parked.end()
+    var isClean = false
+    if case .done = end { isClean = true }
+    durable.end(dropping: !isClean)
+    if isClean { flusher?.join() }
     socket.shutdown()
+    if !isClean { flusher?.join() }
     answerer?.join()
-    if case .done = end { session.close(cleanly: true) } else { session.close(cleanly: false) }
+    session.close(cleanly: isClean)
     log(end)
   }
 

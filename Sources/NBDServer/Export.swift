@@ -36,14 +36,15 @@ package protocol ExportSession: AnyObject, Sendable {
   /// Room for the payload of a write to `range`. Blocks while the journal is full (back-pressure).
   func reserve(_ range: ByteRange) throws(ExportError) -> any WriteReservation
 
-  /// Makes `range` read as zeroes. `mayTrim` is false under NBD_CMD_FLAG_NO_HOLE. With `durable` (FUA) it
-  /// returns only after that survives power loss. The result, if any, runs after the reply was sent.
-  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply?
+  /// Makes `range` read as zeroes. `mayTrim` is false under NBD_CMD_FLAG_NO_HOLE. The result, if any, runs after the
+  /// reply was sent, or when it is known that the reply waits for a flush.
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool) throws(ExportError) -> AfterReply?
 
-  /// Says that the content of `range` no longer matters.
-  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply?
+  /// Says that the content of `range` no longer matters. The result is as that of `writeZeroes`.
+  func trim(_ range: ByteRange) throws(ExportError) -> AfterReply?
 
-  /// Returns when everything acknowledged before the call, on any connection, survives power loss.
+  /// Returns when everything changed before the call, and everything acknowledged before it on any connection, survives
+  /// power loss. Called on a thread of its own, for FLUSH and for changes with FUA.
   func flush() throws(ExportError)
 
   /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
@@ -59,10 +60,15 @@ package typealias AfterReply = @Sendable () -> Void
 
 /// Where the payload of one write goes. Exactly one of `commit` and `abandon` is called, once.
 package protocol WriteReservation: AnyObject {
-  /// The memory for the payload: exactly the size of the range. Valid until `commit` or `abandon`.
+  /// The memory for the payload: exactly the size of the range. Valid until `commit`, `abandon` or `payloadIsLate`.
   @unsafe var memory: UnsafeMutableRawBufferPointer { get }
-  /// The payload is there: makes the write true. `durable` (FUA) as in `writeZeroes`.
-  func commit(durable: Bool) throws(ExportError) -> AfterReply?
+  /// The payload is there: makes the write true. The result is as that of `writeZeroes`.
+  func commit() throws(ExportError) -> AfterReply?
+  /// The payload is late: `received` bytes of it are in `memory`, and since `since` (nanoseconds of `MonotonicClock`)
+  /// hardly any more. Called every now and then while that is so; `memory` may be another afterwards, with those bytes
+  /// in it. Throws when the sender has to go because others cannot wait for it: then `abandon` follows, and the
+  /// connection is dropped.
+  func payloadIsLate(received: Int, since: UInt64) throws(ExportError)
   /// The payload never came: nothing happened.
   func abandon()
 }

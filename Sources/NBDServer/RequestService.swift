@@ -4,7 +4,7 @@ internal import Threads
 
 /// Serves the requests of one connection: calls the session, sends the reply.
 ///
-/// Reads run on the reader and on the answerer thread, everything else on the reader thread only.
+/// Reads run on the reader and on the answerer thread, flushes on the flusher, everything else on the reader thread only.
 struct RequestService: Sendable {
   let connection: Connection
   let session: any ExportSession
@@ -28,13 +28,13 @@ struct RequestService: Sendable {
     case .write(let range, let durable):
       try write(request.cookie, range, durable: durable, &machine, &input)
     case .writeZeroes(let range, let mayTrim, let durable):
-      try change(request.cookie) { () throws(ExportError) in
-        try session.writeZeroes(range, mayTrim: mayTrim, durable: durable)
+      try change(request.cookie, durable: durable) { () throws(ExportError) in
+        try session.writeZeroes(range, mayTrim: mayTrim)
       }
     case .trim(let range, let durable):
-      try change(request.cookie) { () throws(ExportError) in try session.trim(range, durable: durable) }
+      try change(request.cookie, durable: durable) { () throws(ExportError) in try session.trim(range) }
     case .flush:
-      try flush(request.cookie)
+      try connection.answerWhenDurable(request.cookie, self)
     case .blockStatus(let range, let contexts, let onlyOne):
       try blockStatus(request.cookie, range, contexts: contexts, limit: onlyOne ? 1 : Self.extentsMax)
     }
@@ -162,24 +162,42 @@ struct RequestService: Sendable {
       if error.code == .shutdown { throw .dropped(error.message) }
       return machine.refusePayload(error.code, error.message)
     }
-    do throws(SocketError) {
-      // SAFETY: the reservation's memory is ours until commit or abandon.
-      try unsafe input.fill(reservation.memory, from: connection.socket)
+    do throws(ConnectionEnd) {
+      try receivePayload(of: reservation, &input)
     } catch {
       reservation.abandon()
-      throw .socket(error)
+      throw error
     }
     machine.tookPayload(machine.payloadRemaining)
-    try change(cookie) { () throws(ExportError) in
-      try reservation.commit(durable: durable)
+    try change(cookie, durable: durable) { () throws(ExportError) in
+      try reservation.commit()
     } retired: {
       reservation.abandon()
     }
   }
 
-  /// Makes a change unless the connection is retired, and replies.
+  private func receivePayload(
+    of reservation: any WriteReservation, _ input: inout InputBuffer
+  ) throws(ConnectionEnd) {
+    var progress = PayloadProgress()
+    while true {
+      do throws(SocketError) {
+        // SAFETY: the reservation's memory is ours until commit or abandon, and asked for anew when it was late.
+        if try unsafe input.fill(reservation.memory, &progress, from: connection.socket) { return }
+      } catch {
+        throw .socket(error)
+      }
+      do throws(ExportError) {
+        try reservation.payloadIsLate(received: progress.received, since: progress.since)
+      } catch {
+        throw .dropped(error.message)
+      }
+    }
+  }
+
+  /// Makes a change unless the connection is retired, and replies; with `durable` the reply waits for a flush.
   private func change(
-    _ cookie: UInt64, _ body: () throws(ExportError) -> AfterReply?, retired: () -> Void = {}
+    _ cookie: UInt64, durable: Bool, _ body: () throws(ExportError) -> AfterReply?, retired: () -> Void = {}
   ) throws(ConnectionEnd) {
     guard connection.gate.begin() else {
       retired()
@@ -195,16 +213,30 @@ struct RequestService: Sendable {
     }
     // What a change entails is owed to other connections, whether or not this one still takes its reply.
     defer { afterReply?() }
-    try succeed(cookie)
+    if durable { try connection.answerWhenDurable(cookie, self) } else { try succeed(cookie) }
   }
 
-  private func flush(_ cookie: UInt64) throws(ConnectionEnd) {
+  /// The body of the flusher thread: one flush for all the replies that wait for one.
+  func answerDurable() {
+    do throws(ConnectionEnd) {
+      while let cookies = connection.durable.take() { try flush(for: cookies) }
+    } catch {
+      // The reader thread finds the socket closed and ends the connection.
+      connection.durable.giveUp()
+      connection.socket.shutdown()
+    }
+  }
+
+  private func flush(for cookies: [UInt64]) throws(ConnectionEnd) {
     do throws(ExportError) {
       try session.flush()
     } catch {
-      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
+      for cookie in cookies { try fail(Refusal(cookie: cookie, code: error.code, message: error.message)) }
+      return
     }
-    try succeed(cookie)
+    var header: [UInt8] = []
+    for cookie in cookies { replies.appendSuccess(cookie: cookie, to: &header) }
+    try send(header)
   }
 
   // MARK: - Block status

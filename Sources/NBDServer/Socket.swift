@@ -25,6 +25,9 @@ final class Socket: Sendable {
 
   /// How long a send may make no progress before the sender looks around.
   static let sendStallSeconds = 5
+  /// How long a receive waits before the receiver looks around. A time limit of the socket costs nothing while data
+  /// comes; polling before each receive would cost a system call.
+  static let receiveStallMilliseconds = 100
 
   /// Takes `descriptor` over.
   init(owning descriptor: Int32) {
@@ -32,6 +35,9 @@ final class Socket: Sendable {
     var stall = timeval(tv_sec: Self.sendStallSeconds, tv_usec: 0)
     unsafe setsockopt(
       descriptor, SOL_SOCKET, SO_SNDTIMEO, &stall, socklen_t(MemoryLayout<timeval>.size))
+    stall = timeval(tv_sec: 0, tv_usec: Self.receiveStallMilliseconds * 1000)
+    unsafe setsockopt(
+      descriptor, SOL_SOCKET, SO_RCVTIMEO, &stall, socklen_t(MemoryLayout<timeval>.size))
   }
 
   deinit { close(descriptor) }
@@ -56,10 +62,19 @@ final class Socket: Sendable {
     if count < 0, errno != EINTR { throw SocketError(operation: "poll", code: errno) }
   }
 
-  /// Receives into `first` and, when that is full, `second`. Returns how many bytes came, at least one.
+  /// Waits for ever until something can be read, or the socket is shut down.
+  func waitReadable() throws(SocketError) {
+    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    while unsafe poll(&entry, 1, -1) < 0 {
+      if errno != EINTR { throw SocketError(operation: "poll", code: errno) }
+    }
+  }
+
+  /// Receives into `first` and, when that is full, `second`. Returns how many bytes came, at least one, or nil when none
+  /// did for `receiveStallMilliseconds`.
   func receive(
     _ first: UnsafeMutableRawBufferPointer, _ second: UnsafeMutableRawBufferPointer
-  ) throws(SocketError) -> Int {
+  ) throws(SocketError) -> Int? {
     while true {
       // SAFETY: both buffers are the caller's, alive and unused by others until the call returns.
       let count = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { vectors in
@@ -71,6 +86,7 @@ final class Socket: Sendable {
       }
       if count > 0 { return count }
       if count == 0 { throw .ended }
+      if errno == EAGAIN { return nil }
       if errno != EINTR { throw SocketError(operation: "recv", code: errno) }
     }
   }

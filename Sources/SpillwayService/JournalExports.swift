@@ -137,19 +137,19 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
     do throws(JournalError) { return Reservation(try disk.reserve(range)) } catch { throw ExportError(error) }
   }
 
-  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply? {
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool) throws(ExportError) -> AfterReply? {
     noteWrite()
     do throws(JournalError) {
-      return try disk.writeZeroes(range, mayTrim: mayTrim, durable: durable).afterReply
+      return try disk.writeZeroes(range, mayTrim: mayTrim, durable: false).afterReply
     } catch {
       throw ExportError(error)
     }
   }
 
-  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply? {
+  func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? {
     noteWrite()
     do throws(JournalError) {
-      return try disk.trim(range, durable: durable).afterReply
+      return try disk.trim(range, durable: false).afterReply
     } catch {
       throw ExportError(error)
     }
@@ -178,8 +178,14 @@ private final class Reservation: WriteReservation {
   // SAFETY: passes on the slot's promise: valid until commit or abandon.
   @unsafe var memory: UnsafeMutableRawBufferPointer { unsafe slot.memory }
 
-  func commit(durable: Bool) throws(ExportError) -> AfterReply? {
-    do throws(JournalError) { return try slot.commit(durable: durable).afterReply } catch {
+  func commit() throws(ExportError) -> AfterReply? {
+    do throws(JournalError) { return try slot.commit(durable: false).afterReply } catch {
+      throw ExportError(error)
+    }
+  }
+
+  func payloadIsLate(received: Int, since: UInt64) throws(ExportError) {
+    do throws(JournalError) { try slot.payloadIsLate(received: received, since: since) } catch {
       throw ExportError(error)
     }
   }
@@ -223,11 +229,11 @@ private final class ViewSession: ExportSession {
 
   func reserve(_ range: ByteRange) throws(ExportError) -> any WriteReservation { throw Self.readOnly }
 
-  func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply? {
+  func writeZeroes(_ range: ByteRange, mayTrim: Bool) throws(ExportError) -> AfterReply? {
     throw Self.readOnly
   }
 
-  func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply? { throw Self.readOnly }
+  func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? { throw Self.readOnly }
 
   /// A reader has nothing to make durable.
   func flush() throws(ExportError) {}

@@ -57,6 +57,17 @@ struct Serve: ParsableCommand {
   @Flag(help: "Go on though the spool of an unclean journal is gone, and acknowledged data with it.")
   var acceptLoss = false
 
+  @Option(
+    help: ArgumentHelp(
+      "What happens to writes when the disk of the journal is full. Default: stall",
+      valueName: "stall|enospc|taint"))
+  var whenFull: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "With --when-full taint: how long a write may wait for room. Default: 1000", valueName: "MS"))
+  var stallBudget: String?
+
   @Option(help: ArgumentHelp("The admin socket. Default: unix:DIR/admin.sock", valueName: "unix:PATH"))
   var admin: String?
 
@@ -83,6 +94,8 @@ struct Serve: ParsableCommand {
     arguments.spoolDirectory = spoolDir
     arguments.spoolSize = spoolSize
     arguments.acceptLoss = acceptLoss
+    arguments.whenFull = whenFull
+    arguments.stallBudget = stallBudget
     arguments.pidFile = pidFile
     arguments.logLevel = logLevel
     arguments.maximumConnections = maxConnections

@@ -86,6 +86,53 @@ extension EndToEnd {
       try next.shutDown()
     }
 
+    /// A daemon with 16 MiB to fill, and a job that has 96 MiB for it.
+    private func startBackup(_ whenFull: String) throws -> (SpillwayDaemon, QEMUStorageDaemon) {
+      let source = directory.file("source.raw")
+      let image = try PatternedImage(at: source, byteCount: 96 << 20, seed: 0xf1)
+      let daemon = try SpillwayDaemon(
+        journal: "\(mount)/journal", disks: ["vda=\(image.byteCount),mode=snapshot", "vdb=1M"], in: directory,
+        [
+          "--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))", "--when-full", whenFull,
+          "--stall-budget", "10",
+        ],
+        launcher: FullDisk.tmpfs.launcher(mount, mebibytes: 96, left: 16))
+      let qemu = try QEMUStorageDaemon(image: source, in: directory)
+      try qemu.startBackup(toUnixSocket: daemon.ingestSocket, export: "vda")
+      return (daemon, qemu)
+    }
+
+    @Test("fails the push under --when-full enospc, and takes writes again when there is room")
+    func enospc() throws {
+      let (daemon, qemu) = try startBackup("enospc")
+      #expect(throws: (any Error).self) { try qemu.finishBackup() }
+      try LibNBD.run(
+        """
+        h.flush()
+        try:
+            for part in range(64): h.pwrite(os.urandom(1 << 20), part << 20)
+            raise AssertionError("there is room")
+        except nbd.Error as error: assert error.errno == "ENOSPC", error
+        h.flush()
+        """, daemon.ingestURI("vda"))
+      #expect(unlink("/proc/\(daemon.child.processID)/root\(mount)/ballast") == 0)
+      try LibNBD.run(
+        "h.pwrite(b'x' * (1 << 20), 0); h.flush(); assert h.pread(1, 0) == b'x'", daemon.ingestURI("vdb"))
+      try daemon.shutDown()
+    }
+
+    @Test("taints what it has to drop under --when-full taint, and the push ends as if nothing were")
+    func taint() throws {
+      let (daemon, qemu) = try startBackup("taint")
+      try qemu.finishBackup()
+      let status = try daemon.status()
+      #expect(status.disks.map { $0.generations[0].tainted } == [true, false])
+      let refused = try Spillway.run(["replay", "-j", daemon.journal, "vda", directory.file("replayed.raw")])
+      #expect(refused.status == .exited(1))
+      #expect(unlink("/proc/\(daemon.child.processID)/root\(mount)/ballast") == 0)
+      try daemon.shutDown()
+    }
+
     @Test("from the start is exit code 1 and one line")
     func fromTheStart() throws {
       let command =

@@ -15,6 +15,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
   private var waiters: [ReadWaiter] = []
   private var happened: [String] = []
   private var heldOffset: UInt64?
+  private var isFlushHeld = false
   private var flushError: ExportError?
   private var afterReply: AfterReply?
 
@@ -102,6 +103,15 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
     }
   }
 
+  /// Flushes block until `releaseFlush`.
+  func holdFlush() { lock.withLock { isFlushHeld = true } }
+  func releaseFlush() {
+    lock.withLock {
+      isFlushHeld = false
+      changed.broadcast()
+    }
+  }
+
   func failFlush(_ error: ExportError) { lock.withLock { flushError = error } }
   func afterReplies(_ work: @escaping AfterReply) { lock.withLock { afterReply = work } }
 
@@ -138,7 +148,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
       return Reservation(disk, range)
     }
 
-    func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(ExportError) -> AfterReply? {
+    func writeZeroes(_ range: ByteRange, mayTrim: Bool) throws(ExportError) -> AfterReply? {
       disk.lock.withLock {
         for index in Int(range.start)..<Int(range.end) { disk.bytes[index] = 0 }
       }
@@ -146,13 +156,15 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
       return nil
     }
 
-    func trim(_ range: ByteRange, durable: Bool) throws(ExportError) -> AfterReply? {
+    func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? {
       disk.note("trim \(range.start)")
       return nil
     }
 
     func flush() throws(ExportError) {
       disk.note("flush")
+      disk.lock.withLock { while disk.isFlushHeld { disk.changed.wait() } }
+      disk.note("flushed")
       if let error = disk.lock.withLock({ disk.flushError }) { throw error }
     }
 
@@ -180,7 +192,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
 
     deinit { memory.deallocate() }
 
-    func commit(durable: Bool) throws(ExportError) -> AfterReply? {
+    func commit() throws(ExportError) -> AfterReply? {
       disk.note("commit \(range.start)")
       return disk.lock.withLock {
         while disk.heldOffset == range.start { disk.changed.wait() }
@@ -190,6 +202,8 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
         return disk.afterReply
       }
     }
+
+    func payloadIsLate(received: Int, since: UInt64) { disk.note("late \(range.start)") }
 
     func abandon() { disk.note("abandon \(range.start)") }
   }

@@ -26,6 +26,7 @@ import Testing
     #expect(made.journal.unarrived == .wait)
     #expect(made.journal.afterComplete == nil)
     #expect(made.journal.readTimeoutNanoseconds == 0)
+    #expect(made.journal.whenFull == .stall && made.journal.stallBudgetNanoseconds == 1_000_000_000)
     #expect(made.journal.spoolByteCount == 256 << 20)
     #expect(made.maximumConnections == 4096)
     #expect(made.logLevel == .info)
@@ -46,6 +47,8 @@ import Testing
       $0.spoolDirectory = "ring"
       $0.spoolSize = "16M"
       $0.acceptLoss = true
+      $0.whenFull = "taint"
+      $0.stallBudget = "250"
       $0.pidFile = "pid"
       $0.logLevel = "debug"
       $0.maximumConnections = "7"
@@ -58,6 +61,7 @@ import Testing
     #expect(made.journal.unarrived == .zeroes)
     #expect(made.journal.afterComplete == .error)
     #expect(made.journal.readTimeoutNanoseconds == 1_500_000_000)
+    #expect(made.journal.whenFull == .taint && made.journal.stallBudgetNanoseconds == 250_000_000)
     #expect(made.journal.spoolDirectory == "/here/ring")
     #expect(made.journal.spoolByteCount == 16 << 20)
     #expect(made.journal.acceptLoss)
@@ -82,6 +86,9 @@ import Testing
     ("--read-timeout", { $0.readTimeout = "99999999999" }),
     ("--spool-size", { $0.spoolSize = "16777215" }),
     ("--spool-size", { $0.spoolSize = "many" }),
+    ("--when-full", { $0.whenFull = "panic" }),
+    ("--stall-budget", { $0.stallBudget = "1s" }),
+    ("--stall-budget", { $0.stallBudget = "86400001" }),
     ("--log-level", { $0.logLevel = "trace" }),
     ("--max-connections", { $0.maximumConnections = "0" }),
     ("--max-connections", { $0.maximumConnections = "x" }),

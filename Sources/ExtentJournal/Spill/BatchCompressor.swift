@@ -66,11 +66,11 @@ final class BatchCompressor: @unchecked Sendable {
 
   func end() { crew.end() }
 
-  /// Packs `entries`, whose payloads lie in the ring, at `level`.
-  func pack(_ entries: [PendingRecord], level: Int32) -> PackedBatch {
+  /// Packs `entries`, whose payloads lie in the ring, with `effort`.
+  func pack(_ entries: [PendingRecord], _ effort: PackingEffort) -> PackedBatch {
     let batch = PackedBatch(entries, arena: takeArena)
     crew.perform(batch.plan.frames.count) { [self] item, worker in
-      let frame = compress(batch, item, contexts[worker], level)
+      let frame = pack(batch, item, contexts[worker], effort)
       lock.withLock { batch.frames[item] = frame }
     }
     return batch
@@ -88,14 +88,19 @@ final class BatchCompressor: @unchecked Sendable {
     return lock.withLock { idleArenas.popLast() } ?? AlignedBuffer(byteCount: Self.arenaByteCount)
   }
 
-  private func compress(
-    _ batch: PackedBatch, _ index: Int, _ context: Context, _ level: Int32
+  private func pack(
+    _ batch: PackedBatch, _ index: Int, _ context: Context, _ effort: PackingEffort
   ) -> PackedBatch.PackedFrame {
     let draft = batch.plan.frames[index]
     let rawByteCount = draft.rawByteCount
     let memory = batch.arena
     var arena = memory.mutableBytes
     var slot = arena._mutatingExtracting(batch.slots[index]..<batch.slots[index] + rawByteCount)
+    let isRaw = PackedBatch.PackedFrame(codec: .raw, level: 0, storedByteCount: rawByteCount)
+    guard case .level(let level) = effort else {
+      gather(draft, into: &slot)
+      return isRaw
+    }
     let gathered = context.gather
     var raw = gathered.mutableBytes
     gather(draft, into: &raw)
@@ -106,7 +111,7 @@ final class BatchCompressor: @unchecked Sendable {
       return PackedBatch.PackedFrame(codec: .zstd, level: Int8(level), storedByteCount: size)
     }
     slot.copy(raw.bytes.extracting(0..<rawByteCount), at: 0)
-    return PackedBatch.PackedFrame(codec: .raw, level: 0, storedByteCount: rawByteCount)
+    return isRaw
   }
 
   private func gather(_ draft: FrameDraft, into target: inout MutableRawSpan) {

@@ -109,21 +109,3 @@ package struct BatchPlan: Sendable, Equatable {
     if !shared.pieces.isEmpty { frames.append(shared) }
   }
 }
-
-/// Which zstd level the next frames get: the fuller the ring, the cheaper. On data of virtual machines each step buys
-/// a fifth to a third more speed for a tenth more bytes. Storing raw is no step of it: what is stored is never
-/// compressed again, and a full ring already slows the writer down to what the packers can do.
-enum LevelLadder {
-  /// The level for a ring filled to `used` of `capacity` bytes.
-  static func level(used: UInt64, capacity: UInt64) -> Int32 {
-    switch used * 100 / max(capacity, 1) {
-    case 0..<25: 3
-    case 25..<50: 1
-    case 50..<75: -1
-    default: -5
-    }
-  }
-
-  /// The most bytes that a compressed frame of `rawByteCount` may have to be worth decompressing.
-  static func storedBytesMax(_ rawByteCount: Int) -> Int { rawByteCount - rawByteCount / 16 }
-}

@@ -5,15 +5,17 @@ internal import Threads
 // From the ring to a segment, in two threads: one packs the next batch while the other writes the last one.
 //
 // A batch is taken when 8 MiB are pending, when the oldest record is five seconds old, when a FLUSH waits, when a
-// writer waits for room in the ring, or at the end. Batches are taken, written and published in sequence order.
-// An idle second after a FLUSH an empty batch is written: its commit record says that what was flushed is durable, so
-// that no damage to it can later pass for a torn tail.
+// writer waits for room in the ring or for space on the disk, or at the end. Batches are taken, written and published in
+// sequence order. An idle second after a FLUSH an empty batch is written: its commit record says that what was flushed
+// is durable, so that no damage to it can later pass for a torn tail.
 // When the disk is full the batch stays where it is, in the ring: the writer thread tries again each second and says
 // so once. Any other error poisons the journal.
 final class Spiller: @unchecked Sendable {
   // Sendable: the handover slot and the end flags are guarded by the ledger's lock.
   private let ledger: Ledger
   private let ring: SpoolRing
+  private let admission: Admission
+  private let refusesWhenFull: Bool
   private let writer: SegmentWriter
   private let epochs: Epochs
   private let compressor: BatchCompressor
@@ -24,6 +26,8 @@ final class Spiller: @unchecked Sendable {
   private var packerIsDone = false
   /// When the empty batch is due that records what a FLUSH made durable.
   private var markDue: UInt64?
+  /// Whether the disk had nothing to do before its last batch: then it is the packers that a spill waits for.
+  private var diskHasWaited = false
   private var isEnding = false
   private var isAbandoning = false
   private var threads: [WorkerThread] = []
@@ -37,8 +41,8 @@ final class Spiller: @unchecked Sendable {
   private let markNanoseconds: UInt64
 
   init(
-    ledger: Ledger, ring: SpoolRing, writer: SegmentWriter, epochs: Epochs, workerCount: Int,
-    retryNanoseconds: UInt64, markNanoseconds: UInt64,
+    ledger: Ledger, ring: SpoolRing, admission: Admission, writer: SegmentWriter, epochs: Epochs,
+    workerCount: Int, retryNanoseconds: UInt64, markNanoseconds: UInt64, refusesWhenFull: Bool,
     log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
@@ -46,6 +50,8 @@ final class Spiller: @unchecked Sendable {
     self.retryNanoseconds = retryNanoseconds
     self.markNanoseconds = markNanoseconds
     self.ring = ring
+    self.admission = admission
+    self.refusesWhenFull = refusesWhenFull
     self.writer = writer
     self.epochs = epochs
     self.log = log
@@ -81,8 +87,8 @@ final class Spiller: @unchecked Sendable {
   private var nothingToDoUntil: UInt64? {
     guard let oldest = ledger.pending.first, !isAbandoning else { return .max }
     if isEnding || ledger.pendingByteCount >= Self.batchBytesTarget
-      || ledger.wantedThrough > ledger.spilledThrough
-      || ring.isUnderPressure
+      || ledger.isFlushWaiting
+      || ring.isUnderPressure || admission.isUnderPressure
     {
       return nil
     }
@@ -93,8 +99,7 @@ final class Spiller: @unchecked Sendable {
   private func packLoop() {
     while let entries = nextEntries() {
       ledger.hooks.reach(.batchTaken)
-      let level = LevelLadder.level(used: ring.usedByteCount, capacity: ring.file.capacity)
-      let batch = compressor.pack(entries, level: level)
+      let batch = compressor.pack(entries, effort())
       ledger.hooks.reach(.batchPacked)
       ledger.lock.withLock {
         while packed != nil { handover.wait() }
@@ -105,6 +110,16 @@ final class Spiller: @unchecked Sendable {
     ledger.lock.withLock {
       packerIsDone = true
       handover.broadcast()
+    }
+  }
+
+  private func effort() -> PackingEffort {
+    let used = ring.usedByteCount
+    return ledger.lock.withLock {
+      LevelLadder.effort(
+        used: used, capacity: ring.file.capacity,
+        flushByteCount: ledger.isFlushWaiting ? ledger.pendingByteCount : 0,
+        diskHasWaited: diskHasWaited)
     }
   }
 
@@ -122,6 +137,7 @@ final class Spiller: @unchecked Sendable {
   private func writeLoop() {
     while true {
       ledger.lock.lock()
+      diskHasWaited = packed == nil
       while packed == nil, !packerIsDone { waitForHandover() }
       let next = packed
       let isAbandoning = isAbandoning
@@ -181,8 +197,10 @@ final class Spiller: @unchecked Sendable {
     while true {
       do throws(FileError) {
         let published = try writer.append(batch)
+        admission.didWrite(batch.entries.reduce(0) { $0 + $1.slot.admittedByteCount })
         if isStalled {
           log(.info, "space has returned; spilling goes on")
+          ring.refusePayloads(nil)
           for read in ledger.setStall(nil) { read.wake(.retry) }
         }
         ledger.publish(published, spooled: batch.entries)
@@ -202,6 +220,7 @@ final class Spiller: @unchecked Sendable {
           let reason = JournalError(error)
           log(.error, "disk full: \(reason.message)")
           for read in ledger.setStall(reason) { read.wake(.retry) }
+          if refusesWhenFull { ring.refusePayloads(reason) }
           if ledger.lock.withLock({ ledger.isClosing }) { ring.close(.closing) }
         }
         if !waitForSpace() { return false }

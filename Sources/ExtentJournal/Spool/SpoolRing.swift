@@ -6,17 +6,23 @@ internal import Threads
 // Who has which bytes of the ring.
 //
 // 1. head − tail ≤ capacity. A reservation takes [head, head + n) and blocks until that fits: this is the journal's
-//    back-pressure. Reservations are served in the order in which they asked, so a large one cannot starve.
+//    back-pressure. Who waits is served in the order of ReservationQueue, by whoever gives room back.
 // 2. Every reservation is finished once: committed and later retired, or abandoned.
 // 3. The tail moves over finished reservations only, in order. Retiring is allowed when the bytes are written to a
 //    segment, the ledger points there, and every reader that may have looked before has left (Epochs).
 // 4. Headers are written under the lock, in the order of their positions: a walk from the tail finds them all.
+// 5. The last `urgentByteCount` bytes are for records that must not wait (a taint), so that what has to be said of a
+//    ring that is full and stuck can be said.
+// 6. A sender that stalls in the middle of a payload keeps its reservation, and the tail cannot pass it. `isHeldUp`
+//    tells its receiver that others wait for that; it then goes on in memory of its own and abandons the reservation.
 
 /// A reserved part of the ring.
 struct SpoolSlot: Sendable {
   var position: UInt64
   var byteCount: Int
   var payloadByteCount: Int
+  /// The bytes of segments that were admitted for it (Admission).
+  var admittedByteCount = 0
 
   var payloadPosition: UInt64 { position + UInt64(SpoolFile.recordHeaderByteCount) }
 }
@@ -29,18 +35,43 @@ final class SpoolRing: @unchecked Sendable {
   private let onPressure: @Sendable () -> Void
 
   private let lock = Lock()
-  private let spaceReturned: Condition
   private var head: UInt64
-  private var spans: Deque<Span>
-  private var nextTicket: UInt64 = 0
-  private var servedTicket: UInt64 = 0
+  private var spans: Deque<Span> = []
+  private var queue: ReservationQueue
+  private var waiters: [ReservationQueue.Ticket: Waiter] = [:]
   private var closed: JournalError?
+  /// Why payloads are refused instead of waiting for room, if they are.
+  private var refusal: JournalError?
 
   private struct Span {
     var position: UInt64
     var byteCount: Int
+    var disk: DiskID
     var isFinished: Bool
   }
+
+  /// What a reservation is for.
+  private struct Claim {
+    var kind: RecordKind
+    var layer: LayerKey
+    var range: SectorRange
+    var payloadByteCount: Int
+    var byteCount: Int { (SpoolFile.recordHeaderByteCount + payloadByteCount).roundedUp(to: 64) }
+  }
+
+  /// A reservation that waits; its thread sleeps on `changed`.
+  private final class Waiter {
+    let claim: Claim
+    let changed: Condition
+    var slot: SpoolSlot?
+    init(_ claim: Claim, _ lock: Lock) {
+      self.claim = claim
+      changed = Condition(lock)
+    }
+  }
+
+  /// Room that only urgent records may take: for a taint of each generation that has a taint word.
+  static let urgentByteCount = 128 << 10
 
   /// Payloads above this are received elsewhere and committed piece by piece: an eighth of the ring, and never more
   /// than a segment has room for.
@@ -50,10 +81,11 @@ final class SpoolRing: @unchecked Sendable {
   init(file: SpoolFile, recovered: [SpoolHeader], onPressure: @escaping @Sendable () -> Void) {
     self.file = file
     self.onPressure = onPressure
-    spaceReturned = Condition(lock)
-    spans = Deque(
-      recovered.map { Span(position: $0.position, byteCount: $0.byteCount, isFinished: false) })
+    queue = ReservationQueue(overtakenBytesMax: file.capacity)
     head = recovered.last.map { $0.position + UInt64($0.byteCount) } ?? file.tail
+    for header in recovered {
+      append(position: header.position, byteCount: header.byteCount, disk: header.layer.disk)
+    }
   }
 
   /// Every record header from the tail on, in the order of reservation.
@@ -70,40 +102,82 @@ final class SpoolRing: @unchecked Sendable {
     return headers
   }
 
-  /// Takes room for a record with `payloadByteCount` bytes and writes its header. Blocks while the ring is full;
-  /// throws when the journal closes or fails meanwhile.
+  // MARK: - Reservations
+
+  /// Takes room for a record with `payloadByteCount` bytes and writes its header.
+  ///
+  /// Blocks while the ring is full; throws when the journal closes or fails meanwhile, and `.noSpace` when `deadline`
+  /// (nanoseconds of MonotonicClock) passes or payloads are refused. An urgent record goes before all others.
   func reserve(
-    _ kind: RecordKind, _ layer: LayerKey, _ range: SectorRange, payloadByteCount: Int
+    _ kind: RecordKind, _ layer: LayerKey, _ range: SectorRange, payloadByteCount: Int,
+    isUrgent: Bool = false, until deadline: UInt64? = nil
   ) throws(JournalError) -> SpoolSlot {
-    let size = (SpoolFile.recordHeaderByteCount + payloadByteCount).roundedUp(to: 64)
-    precondition(UInt64(size) <= file.capacity / 2, "a record larger than the ring takes")
+    let claim = Claim(kind: kind, layer: layer, range: range, payloadByteCount: payloadByteCount)
+    precondition(UInt64(claim.byteCount) <= file.capacity / 2, "a record larger than the ring takes")
     lock.lock()
     defer { lock.unlock() }
-    let ticket = nextTicket
-    nextTicket += 1
-    var told = false
-    while closed == nil, ticket != servedTicket || head + UInt64(size) - file.tail > file.capacity {
-      if !told, ticket == servedTicket {
-        told = true
-        lock.unlock()
-        onPressure()
-        lock.lock()
-        continue
-      }
-      spaceReturned.wait()
-    }
-    servedTicket += 1
-    spaceReturned.broadcast()
     if let closed { throw closed }
-    let slot = SpoolSlot(position: head, byteCount: size, payloadByteCount: payloadByteCount)
+    if isUrgent ? fits(claim.byteCount, keeping: 0) : queue.isEmpty && fits(claim.byteCount) {
+      return take(claim)
+    }
+    return try wait(Waiter(claim, lock), until: deadline)
+  }
+
+  private func wait(_ waiter: Waiter, until deadline: UInt64?) throws(JournalError) -> SpoolSlot {
+    let disk = waiter.claim.layer.disk
+    let ticket = queue.add(disk, byteCount: waiter.claim.byteCount)
+    waiters[ticket] = waiter
+    lock.unlock()
+    onPressure()
+    lock.lock()
+    while true {
+      if let slot = waiter.slot { return slot }
+      var reason = closed ?? (waiter.claim.kind == .data ? refusal : nil)
+      if reason == nil, let deadline, MonotonicClock.nanoseconds() >= deadline { reason = Self.late }
+      if let reason {
+        waiters[ticket] = nil
+        queue.giveUp(ticket, of: disk)
+        // It may have been the one for whom there was no room yet.
+        serveWaiters()
+        throw reason
+      }
+      if let deadline { _ = waiter.changed.wait(until: deadline) } else { waiter.changed.wait() }
+    }
+  }
+
+  private static let late = JournalError(.noSpace, "the disk is too slow or too full: the spool has no room")
+
+  private func fits(_ byteCount: Int, keeping kept: Int = urgentByteCount) -> Bool {
+    head + UInt64(byteCount + kept) - file.tail <= file.capacity
+  }
+
+  private func take(_ claim: Claim) -> SpoolSlot {
+    let slot = SpoolSlot(
+      position: head, byteCount: claim.byteCount, payloadByteCount: claim.payloadByteCount)
     file.writeHeader(
       SpoolHeader(
-        position: head, byteCount: size, kind: kind, layer: layer, range: range,
-        payloadByteCount: payloadByteCount))
-    head += UInt64(size)
-    spans.append(Span(position: slot.position, byteCount: size, isFinished: false))
+        position: head, byteCount: claim.byteCount, kind: claim.kind, layer: claim.layer, range: claim.range,
+        payloadByteCount: claim.payloadByteCount))
+    head += UInt64(claim.byteCount)
+    append(position: slot.position, byteCount: claim.byteCount, disk: claim.layer.disk)
     return slot
   }
+
+  private func append(position: UInt64, byteCount: Int, disk: DiskID) {
+    queue.take(disk, byteCount: byteCount)
+    spans.append(Span(position: position, byteCount: byteCount, disk: disk, isFinished: false))
+  }
+
+  private func serveWaiters() {
+    while let next = queue.next(), fits(next.byteCount), let waiter = waiters.removeValue(forKey: next.ticket)
+    {
+      queue.grant()
+      waiter.slot = take(waiter.claim)
+      waiter.changed.signal()
+    }
+  }
+
+  // MARK: - Their ends
 
   /// Gives up a reservation that was never committed.
   func abandon(_ slot: SpoolSlot) { finish([slot.position]) }
@@ -114,7 +188,10 @@ final class SpoolRing: @unchecked Sendable {
   private func finish(_ positions: [UInt64]) {
     lock.withLock {
       for position in positions {
-        spans[index(of: position)].isFinished = true
+        let index = index(of: position)
+        precondition(!spans[index].isFinished, "a reservation ends once")
+        spans[index].isFinished = true
+        queue.giveBack(spans[index].disk, byteCount: spans[index].byteCount)
       }
       var tail = file.tail
       while let first = spans.first, first.isFinished {
@@ -122,7 +199,7 @@ final class SpoolRing: @unchecked Sendable {
         spans.removeFirst()
       }
       file.tail = tail
-      if servedTicket != nextTicket { spaceReturned.broadcast() }
+      serveWaiters()
     }
   }
 
@@ -137,11 +214,32 @@ final class SpoolRing: @unchecked Sendable {
     return low
   }
 
+  /// Whether somebody waits for room and it is `slot`, not the disk, that keeps the tail from moving: nothing before it
+  /// has been committed.
+  func isHeldUp(by slot: SpoolSlot) -> Bool {
+    lock.withLock {
+      guard !queue.isEmpty else { return false }
+      for span in spans where !span.isFinished {
+        if span.position == slot.position { return true }
+        if file.committed(span.position) != nil { return false }
+      }
+      return false
+    }
+  }
+
+  /// From now on payloads for which there is no room are refused; with nil they wait again.
+  func refusePayloads(_ reason: JournalError?) {
+    lock.withLock {
+      refusal = reason
+      for waiter in waiters.values { waiter.changed.signal() }
+    }
+  }
+
   /// Fails every reservation that waits, and every later one.
   func close(_ reason: JournalError) {
     lock.withLock {
       if closed == nil { closed = reason }
-      spaceReturned.broadcast()
+      for waiter in waiters.values { waiter.changed.signal() }
     }
   }
 
@@ -149,5 +247,5 @@ final class SpoolRing: @unchecked Sendable {
   var usedByteCount: UInt64 { lock.withLock { head - file.tail } }
 
   /// Whether a reservation waits for room.
-  var isUnderPressure: Bool { lock.withLock { servedTicket != nextTicket } }
+  var isUnderPressure: Bool { lock.withLock { !queue.isEmpty } }
 }

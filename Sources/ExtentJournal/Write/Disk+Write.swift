@@ -32,6 +32,14 @@ extension Disk {
     return Arrivals(reads: reads)
   }
 
+  /// When a write that finds no room is dropped (nanoseconds of MonotonicClock): at once if the generation is broken
+  /// already. Nil when it never is.
+  var dropDeadline: UInt64? {
+    guard journal.options.whenFull == .taint else { return nil }
+    let isTainted = journal.ledger.lock.withLock { layer.taint != nil }
+    return MonotonicClock.nanoseconds() + (isTainted ? 0 : journal.options.stallBudgetNanoseconds)
+  }
+
   private func edges(of range: ByteRange, around inner: SectorRange) -> [ByteRange] {
     if inner.isEmpty { return range.isEmpty ? [] : [range] }
     return [
@@ -64,11 +72,11 @@ extension Disk {
           }
         }
       } catch {
-        journal.ring.abandon(slot)
+        journal.giveUp(slot)
         throw error
       }
       if isCommitted { continue }
-      journal.ring.abandon(slot)
+      journal.giveUp(slot)
       if let contradiction {
         try journal.taint(layer, Self.contradiction(contradiction))
         break

@@ -27,34 +27,3 @@ final class RegionLocks: Sendable {
     return regions.map { Int(($0 + UInt64(shift)) % UInt64(locks.count)) }.sorted()
   }
 }
-
-/// A number of bytes that requests share: taking more than is left waits.
-final class BufferBudget: @unchecked Sendable {
-  // Sendable: guarded by `lock`.
-  private let lock = Lock()
-  private let returned: Condition
-  private var left: Int
-  private let total: Int
-
-  init(byteCount: Int) {
-    left = byteCount
-    total = byteCount
-    returned = Condition(lock)
-  }
-
-  /// Takes `byteCount`, or all there is if it is more than that.
-  func take(_ byteCount: Int) {
-    let share = min(byteCount, total)
-    lock.withLock {
-      while left < share { returned.wait() }
-      left -= share
-    }
-  }
-
-  func giveBack(_ byteCount: Int) {
-    lock.withLock {
-      left += min(byteCount, total)
-      returned.broadcast()
-    }
-  }
-}

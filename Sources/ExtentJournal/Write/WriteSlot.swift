@@ -10,59 +10,121 @@ internal import Threads
 /// Room for the payload of one write. Exactly one of `commit` and `abandon` ends it.
 ///
 /// Small writes lie in the spool already: the payload is received where it stays. Larger ones than a reservation may
-/// be are received in memory of their own, from a bounded budget, and committed piece by piece, each piece atomic.
+/// be are received in memory of their own, from a bounded budget, and committed piece by piece, each piece atomic. So
+/// are those whose sender stalls while others wait for the ring.
 @safe
 package final class WriteSlot {
   private let disk: Disk
   private let range: ByteRange
   private let sectors: SectorRange
-  private let home: Home
+  private var home: Home
+  /// What was admitted for the write and is not yet any record's.
+  private var admittedByteCount = 0
 
   private var journal: Journal { disk.journal }
   private var layer: Layer { disk.layer }
 
   private enum Home {
     case ring(SpoolSlot)
-    case memory(AlignedBuffer)
+    case memory(AlignedBuffer, PrivateMemory.Share)
+    /// The payload is received and forgotten: there is no space, and its generation is tainted for it.
+    case dropped(AlignedBuffer, PrivateMemory.Share)
   }
 
   init(_ disk: Disk, _ range: ByteRange) throws(JournalError) {
     self.disk = disk
     self.range = range
     sectors = range.coveringSectors
+    let byteCount = Int(sectors.byteCount)
+    do throws(JournalError) {
+      home = try Self.room(disk, sectors)
+    } catch {
+      guard error.kind == .noSpace, disk.journal.options.whenFull == .taint else { throw error }
+      try disk.journal.taint(disk.layer, "a write was dropped: \(error.message)")
+      home = .dropped(AlignedBuffer(byteCount: byteCount), try Self.takeMemory(disk.journal, byteCount))
+    }
+    if case .memory = home { admittedByteCount = SpaceAccount.storedBytesMax(sectors) }
+  }
+
+  private static func room(_ disk: Disk, _ sectors: SectorRange) throws(JournalError) -> Home {
     let journal = disk.journal
     let byteCount = Int(sectors.byteCount)
-    if byteCount <= journal.ring.payloadBytesMax {
-      home = .ring(
-        try journal.ring.reserve(.data, disk.layer.key, sectors, payloadByteCount: byteCount))
-    } else {
-      journal.privateBuffers.take(byteCount)
-      home = .memory(AlignedBuffer(byteCount: byteCount))
+    let stored = SpaceAccount.storedBytesMax(sectors)
+    let deadline = disk.dropDeadline
+    try journal.admission.admit(stored, until: deadline)
+    do throws(JournalError) {
+      guard byteCount <= journal.ring.payloadBytesMax else {
+        return .memory(AlignedBuffer(byteCount: byteCount), try takeMemory(journal, byteCount))
+      }
+      var slot = try journal.ring.reserve(
+        .data, disk.layer.key, sectors, payloadByteCount: byteCount, until: deadline)
+      slot.admittedByteCount = stored
+      return .ring(slot)
+    } catch {
+      journal.admission.release(stored)
+      throw error
     }
   }
 
-  /// Where the payload goes: exactly as many bytes as the range has. Valid until `commit` or `abandon`.
+  private static func takeMemory(
+    _ journal: Journal, _ byteCount: Int, lateSince: UInt64? = nil
+  ) throws(JournalError) -> PrivateMemory.Share {
+    guard let share = journal.privateMemory.take(byteCount, lateSince: lateSince) else { throw stalled }
+    return share
+  }
+
+  private static let stalled = JournalError(
+    .closing,
+    "its sender has stalled in the middle of a payload, longest of all, while others wait for the memory")
+
+  /// Where the payload goes: exactly as many bytes as the range has. Valid until `commit` or `abandon`, and until
+  /// `payloadIsLate`, after which it may be elsewhere.
   @unsafe package var memory: UnsafeMutableRawBufferPointer {
-    let edge = Int(range.start - sectors.start * Sector.byteCount)
     let all =
       switch home {
       case .ring(let slot): unsafe payload(of: slot)
-      case .memory(let buffer): unsafe buffer.raw
+      case .memory(let buffer, _), .dropped(let buffer, _): unsafe buffer.raw
       }
     return unsafe UnsafeMutableRawBufferPointer(rebasing: all[edge..<edge + Int(range.count)])
   }
+
+  /// Bytes of the first sector before the range.
+  private var edge: Int { Int(range.start - sectors.start * Sector.byteCount) }
 
   private func payload(of slot: SpoolSlot) -> UnsafeMutableRawBufferPointer {
     // SAFETY: the reservation is ours until it is committed or abandoned.
     unsafe journal.ring.file.memory(slot.payloadPosition, byteCount: slot.payloadByteCount)
   }
 
+  /// The payload does not come, or only drips: `received` bytes of it are there, and it is late since `since`
+  /// (nanoseconds of MonotonicClock). Call it again while that is so.
+  ///
+  /// If that keeps the ring's tail from moving and others wait for it, what has come is moved to memory of its own.
+  /// Throws `.closing`, for nobody to be told, when the sender has to go.
+  package func payloadIsLate(received: Int, since: UInt64) throws(JournalError) {
+    switch home {
+    case .ring(let slot):
+      guard journal.ring.isHeldUp(by: slot) else { return }
+      let share = try Self.takeMemory(journal, slot.payloadByteCount, lateSince: since)
+      let buffer = AlignedBuffer(byteCount: slot.payloadByteCount)
+      let arrived = edge..<edge + received
+      unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[arrived])
+        .copyMemory(from: UnsafeRawBufferPointer(rebasing: payload(of: slot)[arrived]))
+      admittedByteCount = slot.admittedByteCount
+      journal.ring.abandon(slot)
+      home = .memory(buffer, share)
+    case .memory(_, let share), .dropped(_, let share):
+      if journal.privateMemory.isLate(share, since: since) { throw Self.stalled }
+    }
+  }
+
   /// The payload never came: nothing happened.
   package func abandon() {
     switch home {
-    case .ring(let slot): journal.ring.abandon(slot)
-    case .memory(let buffer): journal.privateBuffers.giveBack(buffer.byteCount)
+    case .ring(let slot): journal.giveUp(slot)
+    case .memory(_, let share), .dropped(_, let share): journal.privateMemory.giveBack(share)
     }
+    journal.admission.release(admittedByteCount)
   }
 
   /// The payload is there: makes the write true. With `durable` it returns only when it survives power loss.
@@ -71,20 +133,43 @@ package final class WriteSlot {
   /// the generation; either way the write is acknowledged and changes nothing that had arrived. After an error parts
   /// of it may be true, as after any failed write.
   package func commit(durable: Bool) throws(JournalError) -> Arrivals {
-    let reads: [ParkedRead]
+    var reads: [ParkedRead] = []
     switch home {
     case .ring(let slot):
       switch try settle(slot, sectors) {
       case .committed(let woken): reads = woken
-      case .known: reads = []
+      case .known: break
       case .partlyKnown(let missing, let copy): reads = try commitPieces(missing, of: copy)
       }
-    case .memory(let buffer):
-      defer { journal.privateBuffers.giveBack(buffer.byteCount) }
+    case .memory(let buffer, let share):
+      journal.privateMemory.isWhole(share)
+      defer {
+        journal.privateMemory.giveBack(share)
+        journal.admission.release(admittedByteCount)
+      }
       reads = try commitPieces([sectors], of: buffer)
+    case .dropped(_, let share):
+      journal.privateMemory.giveBack(share)
     }
     if durable { try journal.flush() }
     return Arrivals(reads: reads)
+  }
+
+  /// Room in the ring for a piece of the write; what was admitted for the whole is the piece's as far as it goes.
+  private func reservePiece(_ part: SectorRange) throws(JournalError) -> SpoolSlot {
+    let stored = SpaceAccount.storedBytesMax(part)
+    let share = min(stored, admittedByteCount)
+    admittedByteCount -= share
+    journal.admission.add(stored - share)
+    do throws(JournalError) {
+      var slot = try journal.ring.reserve(
+        .data, layer.key, part, payloadByteCount: Int(part.byteCount))
+      slot.admittedByteCount = stored
+      return slot
+    } catch {
+      journal.admission.release(stored)
+      throw error
+    }
   }
 
   /// What became of one reservation. It is committed or given back in every case, an error included.
@@ -121,11 +206,11 @@ package final class WriteSlot {
         }
       }
     } catch {
-      journal.ring.abandon(slot)
+      journal.giveUp(slot)
       throw error
     }
     if case .committed = verdict { return verdict }
-    journal.ring.abandon(slot)
+    journal.giveUp(slot)
     if let contradiction { try journal.taint(layer, Disk.contradiction(contradiction)) }
     return verdict
   }
@@ -142,8 +227,7 @@ package final class WriteSlot {
       while start < piece.end {
         let part = SectorRange(start: start, end: min(piece.end, start + sectorsMax))
         let at = Int((start - origin) * Sector.byteCount)
-        let slot = try journal.ring.reserve(
-          .data, layer.key, part, payloadByteCount: Int(part.byteCount))
+        let slot = try reservePiece(part)
         unsafe payload(of: slot).copyMemory(
           from: UnsafeRawBufferPointer(rebasing: source.raw[at..<at + Int(part.byteCount)]))
         switch try settle(slot, part) {

@@ -24,6 +24,10 @@ package struct ServeArguments: Sendable {
   package var spoolSize: String?
   /// `--accept-loss`.
   package var acceptLoss = false
+  /// `--when-full`; nil means to stall.
+  package var whenFull: String?
+  /// `--stall-budget`, in milliseconds.
+  package var stallBudget: String?
   /// `--pid-file`.
   package var pidFile: String?
   /// `--log-level`.

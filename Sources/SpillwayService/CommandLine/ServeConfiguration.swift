@@ -132,6 +132,18 @@ package struct ServeConfiguration: Sendable {
       }
       options.afterComplete = afterComplete
     }
+    if let text = arguments.whenFull {
+      guard let whenFull = WhenFull(rawValue: text) else {
+        throw .usage("--when-full \(text): say stall, enospc or taint")
+      }
+      options.whenFull = whenFull
+    }
+    if let text = arguments.stallBudget {
+      guard let milliseconds = UInt64(text), milliseconds <= 86_400_000 else {
+        throw .usage("--stall-budget \(text): a number of milliseconds is needed, at most a day's")
+      }
+      options.stallBudgetNanoseconds = milliseconds * 1_000_000
+    }
     if let text = arguments.readTimeout {
       options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
     }

@@ -1,0 +1,170 @@
+internal import BlockFile
+internal import Bytes
+internal import DequeModule
+internal import Threads
+
+// Who may write while the disk fills up.
+//
+// 1. A write is admitted only if the worst that it can take fits what SpaceAccount has left. So the ring can always be
+//    spilled, and a FLUSH ends.
+// 2. What does not fit waits for what compression gives back: everything acknowledged before is spilled at once, and
+//    the filesystem is asked again. First come, first served: a large write is not starved by small ones.
+// 3. If it does not fit even then, `--when-full` says what happens: it waits for space (stall), fails (enospc), or is
+//    refused for its caller to drop it and taint the generation (taint).
+// 4. Records without payload are never asked about: a TRIM may be what frees space.
+//
+// The filesystem is asked once for every batch written and every 16 MiB admitted, and by whoever waits. A guess that was
+// too good (others write there, too) ends as it would without all this: the spiller finds the disk full.
+
+/// The gate before the ring. See the note above.
+final class Admission: @unchecked Sendable {
+  // Sendable: the variables are guarded by `lock`. The ledger's lock may be held when it is taken, not the reverse.
+  private let files: any FileStore
+  private let ledger: Ledger
+  private let whenFull: WhenFull
+  private let retryNanoseconds: UInt64
+  private let log: JournalLog
+  private let lock = Lock()
+  private var account = SpaceAccount()
+  private var waiting = Deque<UInt64>()
+  private var lastTicket: UInt64 = 0
+  private var isFull = false
+
+  init(
+    files: any FileStore, ledger: Ledger, whenFull: WhenFull, retryNanoseconds: UInt64,
+    log: @escaping JournalLog
+  ) {
+    self.files = files
+    self.ledger = ledger
+    self.whenFull = whenFull
+    self.retryNanoseconds = retryNanoseconds
+    self.log = log
+  }
+
+  /// Whether a write waits for space: what is pending should be spilled now.
+  var isUnderPressure: Bool { lock.withLock { !waiting.isEmpty } }
+
+  /// Admits a write that takes at most `byteCount` bytes of segments. Every byte is released once: by `release`, or by
+  /// `didWrite`. Throws `.noSpace` when there is none (not under `stall`), under `taint` at `deadline` (nanoseconds of
+  /// MonotonicClock) at the latest.
+  func admit(_ byteCount: Int, until deadline: UInt64?) throws(JournalError) {
+    let isAdmitted = lock.withLock {
+      if account.shouldAsk { ask() }
+      guard waiting.isEmpty, account.fits(byteCount) else { return false }
+      account.admit(byteCount)
+      return true
+    }
+    if !isAdmitted { try wait(byteCount, until: deadline) }
+    if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
+  }
+
+  /// Counts what was admitted in another form, or in another life of the journal.
+  func add(_ byteCount: Int) { lock.withLock { account.admit(byteCount) } }
+
+  /// Takes an admission back: the write did not come to pass.
+  func release(_ byteCount: Int) { lock.withLock { account.release(byteCount) } }
+
+  /// A batch is in its segment, for which `byteCount` bytes had been admitted. Call it before the batch is published:
+  /// who waits for space takes that as the sign that the space is counted.
+  func didWrite(_ byteCount: Int) {
+    lock.withLock {
+      ask()
+      account.release(byteCount)
+    }
+  }
+
+  private func ask() {
+    do throws(FileError) {
+      account.learn(try files.space())
+    } catch {
+      // Then the spiller finds out whether there is space.
+      account.learn(.unlimited)
+      log(.warning, "the free space is not known: \(error)")
+    }
+  }
+
+  // MARK: - Waiting
+
+  private func wait(_ byteCount: Int, until deadline: UInt64?) throws(JournalError) {
+    let ticket = lock.withLock {
+      lastTicket += 1
+      waiting.append(lastTicket)
+      return lastTicket
+    }
+    defer { leave(ticket) }
+    let target = ledger.lock.withLock {
+      ledger.work.signal()
+      return ledger.lastSequence
+    }
+    while true {
+      let (version, isDrained) = try look(target)
+      let isFirst = lock.withLock { () -> Bool? in
+        guard waiting.first == ticket else { return false }
+        ask()
+        guard account.fits(byteCount) else { return true }
+        account.admit(byteCount)
+        return nil
+      }
+      guard let isFirst else { return }
+      if isDrained, isFirst { try declareFull() }
+      if let deadline, MonotonicClock.nanoseconds() >= deadline { throw Self.full }
+      let retry = MonotonicClock.nanoseconds() + retryNanoseconds
+      ledger.lock.withLock {
+        if ledger.spaceVersion == version { _ = ledger.progress.wait(until: min(retry, deadline ?? .max)) }
+      }
+    }
+  }
+
+  private static let full = JournalError(.noSpace, "the disk of the journal is full; free some space")
+
+  /// Where the spill is: whether everything up to `target` has given back what it did not need.
+  private func look(_ target: UInt64) throws(JournalError) -> (version: UInt64, isDrained: Bool) {
+    try ledger.lock.withLock { () throws(JournalError) in
+      if let failure = ledger.failure { throw failure }
+      let isDrained = ledger.spilledThrough >= target || ledger.spillStall != nil
+      if isDrained, ledger.isClosing { throw .closing }
+      return (ledger.spaceVersion, isDrained)
+    }
+  }
+
+  /// There is no space, whatever is spilled: what `--when-full` says.
+  private func declareFull() throws(JournalError) {
+    let isNews = lock.withLock {
+      defer { isFull = true }
+      return !isFull
+    }
+    if isNews { log(.error, "disk full: \(whenFull.sentence)") }
+    switch whenFull {
+    case .stall: for read in ledger.setShortage(Self.full) { read.wake(.retry) }
+    case .enospc: throw Self.full
+    case .taint: break
+    }
+  }
+
+  private func declareSpace() {
+    let isNews = lock.withLock {
+      defer { isFull = false }
+      return isFull
+    }
+    guard isNews else { return }
+    log(.info, "space has returned; writing goes on")
+    for read in ledger.setShortage(nil) { read.wake(.retry) }
+  }
+
+  private func leave(_ ticket: UInt64) {
+    lock.withLock { waiting.removeAll { $0 == ticket } }
+    // The next in line may be first now.
+    ledger.signalSpace()
+  }
+}
+
+extension WhenFull {
+  /// What happens to writers, for the log.
+  fileprivate var sentence: String {
+    switch self {
+    case .stall: "writers wait for space"
+    case .enospc: "writes fail until there is space"
+    case .taint: "what does not fit is dropped, and its generation tainted"
+    }
+  }
+}
