@@ -31,6 +31,7 @@ package final class Journal: @unchecked Sendable {
   let writer: SegmentWriter
   let index: Index
   let frames: FrameReader
+  let readAhead: ReadAhead
   let regionLocks = RegionLocks()
   let privateBuffers = BufferBudget(byteCount: 64 << 20)
   private let poison: (JournalError) -> Void
@@ -97,6 +98,7 @@ package final class Journal: @unchecked Sendable {
       store: store, after: ledger.published, lastSegment: lastSegment,
       segmentBytesMax: host.segmentBytesMax)
     frames = FrameReader(store: store)
+    readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring] error in
       log(.error, "the journal takes no more writes: \(error.message)")
@@ -378,5 +380,6 @@ package final class Journal: @unchecked Sendable {
     spiller.end(spilling: spilling)
     indexer.end()
     timekeeper.end()
+    readAhead.end()
   }
 }
