@@ -4,6 +4,7 @@ import ExtentJournal
 import Foundation
 import TestKit
 import Testing
+import Threads
 
 // Goal: who reads a disk in order finds the next frames in the cache, fetched in few large reads; who does not is left
 // alone.
@@ -80,6 +81,33 @@ private let diskByteCount = frameCount * frameByteCount
     }
     try fixture.close()
     #expect(store.readCount - before == frames.count)
+  }
+
+  @Test("many readers in order at once, coming and going, each get the whole disk")
+  func crowd() throws {
+    let disk = fixture.disk
+    let content = content
+    let failures = JournalFixture.Messages()
+    var readers: [WorkerThread] = []
+    for reader in 0..<6 as Range<UInt64> {
+      readers.append(
+        try #require(
+          WorkerThread(name: "reader-\(reader)") {
+            for turn in 0..<2 as Range<UInt64> {
+              let owner = disk.newOwner()
+              for piece in 0..<diskByteCount >> 16 {
+                let start = (piece << 16 + reader << 20) % diskByteCount
+                let bytes = Result { try disk.view(ByteRange(offset: start, count: 64 << 10), owner: owner) }
+                guard case .success(let bytes?) = bytes,
+                  bytes == Array(content[Int(start)..<Int(start) + 65536])
+                else { return failures.add("reader \(reader), turn \(turn), byte \(start)") }
+              }
+              disk.dropParked(owner: owner)
+            }
+          }))
+    }
+    for reader in readers { reader.join() }
+    #expect(failures.all.isEmpty, "\(failures.all)")
   }
 
   @Test("damage ahead of a reader is told to the reader that gets there, and the rest is served")

@@ -44,11 +44,11 @@ private func firstWrong(_ bytes: [UInt8], at offset: UInt64) -> Int? {
 }
 
 /// Reads the view and waits for what has not arrived.
-private func waitingRead(_ disk: Disk, _ range: ByteRange) throws -> [UInt8] {
+private func waitingRead(_ disk: Disk, _ range: ByteRange, owner: UInt64) throws -> [UInt8] {
   let wakes = WakeCount()
   var parked = 0
   while true {
-    if let bytes = try disk.view(range, wake: wakes.add) { return bytes }
+    if let bytes = try disk.view(range, owner: owner, wake: wakes.add) { return bytes }
     parked += 1
     wakes.wait(for: parked)
   }
@@ -89,19 +89,21 @@ private func waitingRead(_ disk: Disk, _ range: ByteRange) throws -> [UInt8] {
       ("whole-64K", 64 << 10), ("whole-1M", 1 << 20), ("whole-4M-and-a-bit", 4 << 20 + 77),
     ] as [(String, UInt64)] {
       try start(name) { _ in
+        let owner = disk.newOwner()
         for start in stride(from: 0, to: diskByteCount, by: Int(size)) {
           let range = ByteRange(start: start, end: min(diskByteCount, start + size))
-          check(try waitingRead(disk, range), range, name)
+          check(try waitingRead(disk, range, owner: owner), range, name)
         }
       }
     }
     for number in 0..<3 {
       try start("random-\(number)") { random in
+        let owner = disk.newOwner()
         for _ in 0..<250 {
           // Unaligned, so that edges of sectors and of frames are met.
           let count = UInt64.random(in: 1...8192, using: &random)
           let range = ByteRange(offset: .random(in: 0...diskByteCount - count, using: &random), count: count)
-          check(try waitingRead(disk, range), range, "random-\(number)")
+          check(try waitingRead(disk, range, owner: owner), range, "random-\(number)")
         }
       }
     }

@@ -48,10 +48,11 @@ final class ReadAhead: @unchecked Sendable {
 
   /// `owner` has read `range` of `disk`.
   func note(_ range: ByteRange, of disk: Disk, by owner: UInt64) {
-    let now = MonotonicClock.nanoseconds()
     lock.lock()
     defer { lock.unlock() }
     guard !isEnding else { return }
+    // Under the lock, so that it is not before what another reader noted.
+    let now = MonotonicClock.nanoseconds()
     var stream = streams[owner] ?? Stream(disk: disk, next: range.start, ahead: range.end, last: now)
     // Requests that are in flight together may change places.
     if range.start <= stream.next, range.end > stream.next || stream.next - range.end < Self.portionByteCount
