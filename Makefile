@@ -17,6 +17,7 @@ help:
 	@echo 'make packages  the Debian packages that all of this needs'
 	@echo 'make soak      random histories with power losses, SEEDS of them'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
+	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
 packages:
@@ -31,7 +32,7 @@ demo: build
 
 # Warnings are errors in every target, so that building is checking.
 check: packages
-	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift
+	$(SWIFT) format lint --strict --recursive Sources Tests Benchmarks/Sources Benchmarks/Package.swift Package.swift
 	$(SWIFT) build --build-tests
 
 # All tests are Swift Testing's; without XCTest's empty run its summary is the last word.
@@ -51,7 +52,12 @@ install: build
 bench: build
 	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
-clean:
-	rm -rf .build
+# The same without servers and sockets. ROUNDS of all, in turn; medians.
+ROUNDS ?= 5
+bench-engine: packages
+	$(SWIFT) run --configuration release --package-path Benchmarks EngineBenchmark --rounds $(ROUNDS)
 
-.PHONY: help packages build demo check test soak install bench clean
+clean:
+	rm -rf .build Benchmarks/.build
+
+.PHONY: help packages build demo check test soak install bench bench-engine clean
