@@ -19,6 +19,7 @@ help:
 	@echo '               and KILLS of the daemon under four writers'
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
+	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
 packages:
@@ -33,7 +34,7 @@ demo: build
 
 # Warnings are errors in every target, so that building is checking.
 check: packages
-	$(SWIFT) format lint --strict --recursive Sources Tests Package.swift
+	$(SWIFT) format lint --strict --recursive Sources Tests Benchmarks/Sources Benchmarks/Package.swift Package.swift
 	$(SWIFT) build --build-tests
 
 # All tests are Swift Testing's; without XCTest's empty run its summary is the last word.
@@ -63,7 +64,12 @@ install: build
 bench: build
 	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
-clean:
-	rm -rf .build .build-tsan
+# The same without servers and sockets. ROUNDS of all, in turn; medians.
+ROUNDS ?= 5
+bench-engine: packages
+	$(SWIFT) run --configuration release --package-path Benchmarks EngineBenchmark --rounds $(ROUNDS)
 
-.PHONY: help packages build demo check test soak tsan install bench clean
+clean:
+	rm -rf .build .build-tsan Benchmarks/.build
+
+.PHONY: help packages build demo check test soak tsan install bench bench-engine clean

@@ -26,7 +26,9 @@ let tested: [SwiftSetting] = [
 let package = Package(
   name: "spillway",
   products: [
-    .executable(name: "spillway", targets: ["spillway"])
+    .executable(name: "spillway", targets: ["spillway"]),
+    // For Benchmarks/, a package of its own.
+    .library(name: "SpillwayEngine", targets: ["Bytes", "Threads", "BlockFile", "Zstd", "ExtentJournal"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),

@@ -41,8 +41,9 @@ package final class Disk: Sendable {
   /// A number for one reader, to drop its parked reads by.
   package func newOwner() -> UInt64 { journal.ledger.newOwner() }
 
-  /// Drops every parked read of `owner`: they are not woken any more.
+  /// Drops every parked read of `owner`: they are not woken any more. The reader is gone.
   package func dropParked(owner: UInt64) {
+    journal.readAhead.forget(owner: owner)
     journal.ledger.lock.withLock {
       _ = journal.ledger.woken(layer.parked.take { $0.owner == owner })
     }

@@ -31,6 +31,7 @@ package final class Journal: @unchecked Sendable {
   let writer: SegmentWriter
   let index: Index
   let frames: FrameReader
+  let readAhead: ReadAhead
   let regionLocks = RegionLocks()
   let privateMemory: PrivateMemory
   let admission: Admission
@@ -130,6 +131,7 @@ package final class Journal: @unchecked Sendable {
     file.hooks = host.hooks
     writer.hooks = host.hooks
     epochs.hooks = host.hooks
+    readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring] error in
       ring.file.hasFailed = true
@@ -462,5 +464,6 @@ package final class Journal: @unchecked Sendable {
     spiller.end(spilling: spilling)
     indexer.end()
     timekeeper.end()
+    readAhead.end()
   }
 }

@@ -44,11 +44,11 @@ private func firstWrong(_ bytes: [UInt8], at offset: UInt64) -> Int? {
 }
 
 /// Reads the view and waits for what has not arrived.
-private func waitingRead(_ disk: Disk, _ range: ByteRange) throws -> [UInt8] {
+private func waitingRead(_ disk: Disk, _ range: ByteRange, owner: UInt64) throws -> [UInt8] {
   let wakes = WakeCount()
   var parked = 0
   while true {
-    if let bytes = try disk.view(range, wake: wakes.add) { return bytes }
+    if let bytes = try disk.view(range, owner: owner, wake: wakes.add) { return bytes }
     parked += 1
     wakes.wait(for: parked)
   }
@@ -89,19 +89,21 @@ private func waitingRead(_ disk: Disk, _ range: ByteRange) throws -> [UInt8] {
       ("whole-64K", 64 << 10), ("whole-1M", 1 << 20), ("whole-4M-and-a-bit", 4 << 20 + 77),
     ] as [(String, UInt64)] {
       try start(name) { _ in
+        let owner = disk.newOwner()
         for start in stride(from: 0, to: diskByteCount, by: Int(size)) {
           let range = ByteRange(start: start, end: min(diskByteCount, start + size))
-          check(try waitingRead(disk, range), range, name)
+          check(try waitingRead(disk, range, owner: owner), range, name)
         }
       }
     }
     for number in 0..<3 {
       try start("random-\(number)") { random in
+        let owner = disk.newOwner()
         for _ in 0..<250 {
           // Unaligned, so that edges of sectors and of frames are met.
           let count = UInt64.random(in: 1...8192, using: &random)
           let range = ByteRange(offset: .random(in: 0...diskByteCount - count, using: &random), count: count)
-          check(try waitingRead(disk, range), range, "random-\(number)")
+          check(try waitingRead(disk, range, owner: owner), range, "random-\(number)")
         }
       }
     }
@@ -183,48 +185,4 @@ private func waitingRead(_ disk: Disk, _ range: ByteRange) throws -> [UInt8] {
     #expect(failures.all.isEmpty, "\(failures.all.prefix(5))")
     #expect(store.readCount - before == Int(count))
   }
-}
-
-/// A store of files that counts the reads of frames.
-private final class CountingStore: FileStore, @unchecked Sendable {
-  // Sendable: guarded by `lock`.
-  private let store: any FileStore
-  private let lock = Lock()
-  private var reads = 0
-
-  init(_ store: any FileStore) { self.store = store }
-
-  var readCount: Int { lock.withLock { reads } }
-  fileprivate func note() { lock.withLock { reads += 1 } }
-
-  func list() throws(FileError) -> [String] { try store.list() }
-  func create(_ name: String) throws(FileError) -> any BlockFile {
-    CountingFile(try store.create(name), self)
-  }
-  func open(_ name: String) throws(FileError) -> any BlockFile { CountingFile(try store.open(name), self) }
-  func allocatedByteCount(_ name: String) throws(FileError) -> UInt64 { try store.allocatedByteCount(name) }
-  func unlink(_ name: String) throws(FileError) { try store.unlink(name) }
-  func syncNames() throws(FileError) { try store.syncNames() }
-}
-
-private final class CountingFile: BlockFile {
-  private let file: any BlockFile
-  private let store: CountingStore
-
-  init(_ file: any BlockFile, _ store: CountingStore) {
-    self.file = file
-    self.store = store
-  }
-
-  func byteCount() throws(FileError) -> UInt64 { try file.byteCount() }
-  func read(into target: inout MutableRawSpan, at offset: UInt64) throws(FileError) -> Int {
-    // The superblock is read once for each segment.
-    if offset > 0 { store.note() }
-    return try file.read(into: &target, at: offset)
-  }
-  func write(_ buffer: AlignedBuffer, byteCount: Int, at offset: UInt64) throws(FileError) {
-    try file.write(buffer, byteCount: byteCount, at: offset)
-  }
-  func sync() throws(FileError) { try file.sync() }
-  func truncate(to byteCount: UInt64) throws(FileError) { try file.truncate(to: byteCount) }
 }

@@ -75,7 +75,9 @@ extension Disk {
         throw JournalError(.failed, "\(name) is tainted: \(taint)")
       }
       guard let gap = found.pieces.first(where: { $0.source == .absent }) else {
-        return .served(try copy(found, layer, range, into: &target))
+        let runs = try copy(found, layer, range, into: &target)
+        journal.readAhead.note(range, of: self, by: owner)
+        return .served(runs)
       }
       switch absence(isComplete: found.isComplete) {
       case .zeroes:
@@ -292,9 +294,12 @@ extension Disk {
     at offset: Int,
     into target: inout MutableRawSpan
   ) throws(JournalError) {
-    let frame: FrameReader.Frame
     do throws(JournalError) {
-      frame = try journal.frames.frame(address, skip: skip, holding: sectors, of: layer.key)
+      try journal.frames.withSectors(sectors, of: layer.key, in: address, from: skip) {
+        (bytes) throws(JournalError) in
+        let start = Int(part.start - sectors.bytes.start)
+        target.copy(bytes.extracting(start..<start + Int(part.count)), at: offset)
+      }
     } catch {
       // What lies is perhaps the row and not the frame. Then a new index says better.
       if journal.indexIsToBlame(sectors, address, skip, layer, name) {
@@ -309,8 +314,5 @@ extension Disk {
       journal.log(.error, message)
       throw JournalError(.damaged, message)
     }
-    let start = Int(skip) * Int(Sector.byteCount) + Int(part.start - sectors.bytes.start)
-    let bytes = frame.bytes
-    target.copy(bytes.bytes.extracting(start..<start + Int(part.count)), at: offset)
   }
 }

@@ -10,21 +10,22 @@ internal import Zstd
 // and is asked anew for each entry, of cached frames too. Whoever wants a frame that another reader is fetching waits
 // for that one: a frame is read and decompressed once, however many want it.
 final class FrameReader: @unchecked Sendable {
-  // Sendable: the caches, the flights and the pool are guarded by `lock`.
+  // Sendable: the cache, the flights and the idle benches are guarded by `lock`.
   private let store: SegmentStore
   private let lock = Lock()
-  private var idle: [Decompressor] = []
-  // Two generations instead of a list in order of use: what is not touched while half the budget passes is let go.
-  private var young: [FrameAddress: Frame] = [:]
-  private var old: [FrameAddress: Frame] = [:]
-  private var youngByteCount = 0
-  private let cacheBytesMax: Int
+  private var cache: FrameCache
   private var flights: [FrameAddress: Flight] = [:]
+  private var idle: [Workbench] = []
+  private static let idleMax = 8
 
   /// A decompressed frame.
-  final class Frame: Sendable {
+  final class Frame: @unchecked Sendable {
+    // Sendable: constants, and `readers`, which the reader's lock guards.
     let header: FrameHeader
+    /// The frame's sectors, and perhaps room behind them.
     let bytes: AlignedBuffer
+    /// How many read the bytes now, or will: while there are any the buffer is not used again.
+    fileprivate(set) var readers = 0
 
     fileprivate init(_ header: FrameHeader, _ bytes: AlignedBuffer) {
       self.header = header
@@ -36,37 +37,89 @@ final class FrameReader: @unchecked Sendable {
   private final class Flight {
     let landed: Condition
     var outcome: Result<Frame, JournalError>?
+    /// Whoever began it and whoever waits for it.
+    var readers = 1
 
     init(_ lock: Lock) { landed = Condition(lock) }
   }
 
-  private final class Decompressor {
-    let context = ZstdDecompressor()
+  /// What a thread needs to load a frame, kept for the next one: fresh memory costs a page fault every 4 KiB, which was
+  /// half of what a whole-disk read cost.
+  private final class Workbench {
+    let decompressor = ZstdDecompressor()
+    let stored = AlignedBuffer(byteCount: 512 << 10)
   }
 
   init(store: SegmentStore, cacheBytesMax: Int = 32 << 20) {
     self.store = store
-    self.cacheBytesMax = cacheBytesMax
+    cache = FrameCache(byteCountMax: cacheBytesMax)
   }
 
-  /// The frame at `address`, which must hold the sectors `range` of `layer` from its sector `skip` on.
-  func frame(
-    _ address: FrameAddress, skip: UInt32, holding range: SectorRange, of layer: LayerKey
-  ) throws(JournalError) -> Frame {
-    let frame = try fetch(address)
+  /// Lends the bytes of the sectors `range` of `layer`, which the frame at `address` must hold from its sector `skip` on.
+  func withSectors(
+    _ range: SectorRange, of layer: LayerKey, in address: FrameAddress, from skip: UInt32,
+    _ body: (RawSpan) throws(JournalError) -> Void
+  ) throws(JournalError) {
+    let frame = try take(address) { () throws(JournalError) in try load(address) }
+    defer { giveBack(frame) }
     guard frame.header.holds(range, of: layer, from: skip) else {
       throw damage(address, "does not hold sectors \(range.start) to \(range.end) as the index says")
     }
-    return frame
+    let start = Int(skip) * Int(Sector.byteCount)
+    let buffer = frame.bytes
+    try body(buffer.bytes.extracting(start..<start + Int(range.byteCount)))
   }
 
-  private func fetch(_ address: FrameAddress) throws(JournalError) -> Frame {
+  private func giveBack(_ frame: Frame) { lock.withLock { frame.readers -= 1 } }
+
+  /// Brings the frame at `address` into the cache, unless it is there or on its way. With it come the bytes of those of
+  /// `followers` that lie close behind it: they are in `window` for the next calls. What fails is left to the reader.
+  func prefetch(
+    _ address: FrameAddress, followedBy followers: ArraySlice<FrameAddress>, _ window: inout SegmentWindow?
+  ) {
+    guard lock.withLock({ cache.find(address) == nil && flights[address] == nil }) else { return }
+    do throws(JournalError) {
+      if window?.range(of: address) == nil {
+        window = try read(SegmentWindow.span(address, followers), address)
+      }
+      guard let window, let place = window.range(of: address) else { return }
+      let frame = try take(address) { () throws(JournalError) in
+        let segment = try store.segment(address.segment)
+        let bench = takeBench()
+        defer { giveBack(bench) }
+        let buffer = window.buffer
+        return try decode(buffer.bytes.extracting(place), address, salt: segment.salt, bench)
+      }
+      giveBack(frame)
+    } catch {
+      window = nil
+    }
+  }
+
+  private func read(_ range: Range<UInt64>, _ first: FrameAddress) throws(JournalError) -> SegmentWindow {
+    let segment = try store.segment(first.segment)
+    let buffer = AlignedBuffer(byteCount: range.count)
+    do throws(FileError) {
+      var target = buffer.mutableBytes
+      let count = try segment.file.read(into: &target, at: range.lowerBound)
+      return SegmentWindow(segment: first.segment, offset: range.lowerBound, buffer: buffer, byteCount: count)
+    } catch {
+      throw JournalError(error)
+    }
+  }
+
+  /// The frame at `address`, to be given back: from the cache, from the thread that is loading it, or by `load`.
+  private func take(
+    _ address: FrameAddress, _ load: () throws(JournalError) -> Frame
+  ) throws(JournalError) -> Frame {
     lock.lock()
-    if let frame = cached(address) {
+    if let frame = cache.find(address) {
+      frame.readers += 1
       lock.unlock()
       return frame
     }
     if let flight = flights[address] {
+      flight.readers += 1
       defer { lock.unlock() }
       while true {
         if let outcome = flight.outcome { return try outcome.get() }
@@ -77,77 +130,71 @@ final class FrameReader: @unchecked Sendable {
     flights[address] = flight
     lock.unlock()
 
-    let outcome = Result { () throws(JournalError) in try load(address) }
-    var dropped: [FrameAddress: Frame] = [:]
+    let outcome = Result(catching: load)
     lock.withLock {
       flight.outcome = outcome
       flights[address] = nil
-      if case .success(let frame) = outcome { dropped = keep(address, frame) }
+      if case .success(let frame) = outcome {
+        frame.readers = flight.readers
+        cache.add(frame, at: address)
+      }
       flight.landed.broadcast()
     }
-    // Freed here and not under the lock: it is half of the cache.
-    dropped.removeAll()
     return try outcome.get()
   }
 
-  /// The lock is held.
-  private func cached(_ address: FrameAddress) -> Frame? {
-    if let frame = young[address] { return frame }
-    guard let frame = old[address] else { return nil }
-    // Its memory is counted twice until `old` goes, which errs on the small side.
-    young[address] = frame
-    youngByteCount += frame.bytes.byteCount
-    return frame
-  }
+  private func takeBench() -> Workbench { lock.withLock { idle.popLast() } ?? Workbench() }
 
-  /// Adds a frame; returns what no longer has a place. The lock is held.
-  private func keep(_ address: FrameAddress, _ frame: Frame) -> [FrameAddress: Frame] {
-    young[address] = frame
-    youngByteCount += frame.bytes.byteCount
-    guard youngByteCount > cacheBytesMax / 2 else { return [:] }
-    let dropped = old
-    old = young
-    young = [:]
-    youngByteCount = 0
-    return dropped
+  private func giveBack(_ bench: Workbench) {
+    lock.withLock { if idle.count < Self.idleMax { idle.append(bench) } }
   }
 
   private func load(_ address: FrameAddress) throws(JournalError) -> Frame {
     let segment = try store.segment(address.segment)
-    let buffer = AlignedBuffer(byteCount: Int(address.kibibytes) * 1024)
+    let bench = takeBench()
+    defer { giveBack(bench) }
+    let stored = bench.stored
     let count: Int
     do throws(FileError) {
-      var target = buffer.mutableBytes
+      var all = stored.mutableBytes
+      var target = all._mutatingExtracting(0..<Int(address.kibibytes) * 1024)
       count = try segment.file.read(into: &target, at: address.offset)
     } catch {
       throw JournalError(error)
     }
-    let seed = segment.salt &+ address.offset
-    let item = buffer.bytes.extracting(0..<count)
-    guard let header = FrameHeader(item, seed: seed), header.itemByteCount <= count else {
+    return try decode(stored.bytes.extracting(0..<count), address, salt: segment.salt, bench)
+  }
+
+  /// Verifies and decompresses the frame that `item` begins with.
+  private func decode(
+    _ item: RawSpan, _ address: FrameAddress, salt: UInt64, _ bench: Workbench
+  ) throws(JournalError) -> Frame {
+    let seed = salt &+ address.offset
+    guard let header = FrameHeader(item, seed: seed), header.itemByteCount <= item.byteCount else {
       throw damage(address, "has a bad header")
     }
     let stored = item.extracting(header.byteCount..<header.itemByteCount)
     guard Checksum.xxh3(stored, seed: seed) == header.payloadChecksum else {
       throw damage(address, "fails its checksum")
     }
-    let raw = AlignedBuffer(byteCount: header.rawByteCount)
-    guard expand(stored, header.codec, into: raw) else { throw damage(address, "cannot be decompressed") }
+    let buffer = lock.withLock { cache.spareBuffer(byteCount: header.rawByteCount) }
+    let raw = buffer ?? AlignedBuffer(byteCount: FrameCache.roomByteCount(header.rawByteCount))
+    guard expand(stored, header, into: raw, bench) else { throw damage(address, "cannot be decompressed") }
     return Frame(header, raw)
   }
 
-  private func expand(_ stored: RawSpan, _ codec: Codec, into raw: AlignedBuffer) -> Bool {
-    var target = raw.mutableBytes
-    switch codec {
+  private func expand(
+    _ stored: RawSpan, _ header: FrameHeader, into raw: AlignedBuffer, _ bench: Workbench
+  ) -> Bool {
+    var all = raw.mutableBytes
+    var target = all._mutatingExtracting(0..<header.rawByteCount)
+    switch header.codec {
     case .raw:
-      guard stored.byteCount == raw.byteCount else { return false }
+      guard stored.byteCount == header.rawByteCount else { return false }
       target.copy(stored, at: 0)
       return true
     case .zstd:
-      let context = lock.withLock { idle.popLast() } ?? Decompressor()
-      let done = context.context.decompress(stored, into: &target)
-      lock.withLock { idle.append(context) }
-      return done
+      return bench.decompressor.decompress(stored, into: &target)
     }
   }
 

@@ -41,10 +41,9 @@ package enum Replay {
       try skip(to: range.start)
       position = range.end
       if case .frame(let address, let first) = placement {
-        let frame = try reader.frames.frame(address, skip: first, holding: range, of: layer.key)
-        let bytes = frame.bytes
-        let start = Int(first) * Int(Sector.byteCount)
-        try image.write(bytes.bytes.extracting(start..<start + Int(range.byteCount)), at: range.bytes.start)
+        try reader.frames.withSectors(range, of: layer.key, in: address, from: first) {
+          (bytes) throws(JournalError) in try image.write(bytes, at: range.bytes.start)
+        }
         report.dataBytes += range.byteCount
       } else {
         try image.writeZeroes(range.bytes)
