@@ -54,6 +54,60 @@ private func encoded(_ byteCount: Int, _ body: (inout MutableRawSpan) -> Void) -
     #expect(IndexEntry(high: 0, low: 0) == nil, "kind 0 is no entry")
   }
 
+  @Test("each field of an index entry has its bits for itself, and none is left over")
+  func entryBits() {
+    func bits(
+      _ start: UInt16, _ count: UInt16, _ segment: UInt64, _ granule: UInt32, _ size: UInt16, _ skip: UInt32
+    )
+      -> [UInt64]
+    {
+      let address = FrameAddress(segment: segment, granule: granule, kibibytes: size)
+      let bits = IndexEntry(start: start, count: count, placement: .frame(address, skip: skip)).bits
+      return [bits.high, UInt64(bits.low)]
+    }
+    let none = bits(0, 1, 0, 0, 0, 0)
+    // Every field at its limit, with all others at 0: the bits are those of the table, and no two fields share one. A run
+    // that begins late is short, so first sector and sectors cannot both be at their limits.
+    let fields = [
+      bits(1023, 1, 0, 0, 0, 0), bits(0, 1024, 0, 0, 0, 0), bits(0, 1, FrameAddress.segmentMax, 0, 0, 0),
+      bits(0, 1, 0, (1 << 22) - 1, 0, 0), bits(0, 1, 0, 0, 511, 0), bits(0, 1, 0, 0, 0, 511),
+    ].map { [$0[0] ^ none[0], $0[1] ^ none[1]] }
+    let widths = [10, 10, 34, 22, 9, 9]
+    for (field, width) in zip(fields, widths) {
+      #expect(field[0].nonzeroBitCount + field[1].nonzeroBitCount == width)
+    }
+    let kinds = UInt64(3) << 42
+    for half in 0...1 {
+      let union = fields.reduce(half == 0 ? kinds : 0) { $0 | $1[half] }
+      let sum = fields.reduce(half == 0 ? 2 : 0) { $0 + $1[half].nonzeroBitCount }
+      #expect(union.nonzeroBitCount == sum, "two fields share a bit")
+      #expect(union == (half == 0 ? .max : UInt64(UInt32.max)), "a bit belongs to no field")
+    }
+    let zero = IndexEntry(start: 0, count: 1, placement: .zero).bits.high
+    let trim = IndexEntry(start: 0, count: 1, placement: .trim).bits.high
+    #expect((none[0] | zero | trim) & ~kinds == 0)
+  }
+
+  @Test("a region in 1,024 pieces with every field at its limit is eight full parts, and comes back")
+  func worstSplit() {
+    let entries = (0..<1024 as Range<UInt16>).map { sector in
+      // Neighbours differ by their skip, so that none join.
+      IndexEntry(
+        start: sector, count: 1,
+        placement: .frame(
+          FrameAddress(segment: FrameAddress.segmentMax, granule: (1 << 22) - 1, kibibytes: 511),
+          skip: sector % 2 == 0 ? 511 : 0))
+    }
+    #expect(RegionRow.merge([], entries) == entries)
+    let rows = RegionRow.encode(entries)
+    #expect(rows.map(\.part) == Array(0...8))
+    #expect(rows.map(\.value.count) == [4] + [Int](repeating: 4 + 128 * 12, count: 8))
+    let largest = RegionRow.encode(Array(entries.prefix(RegionRow.entriesMax)))
+    #expect(largest.count == 1 && largest[0].value.count == 4 + 160 * 12 && largest[0].value.count <= 2014)
+    #expect(RegionRow.key(layer, region: 1 << 38, part: 8).count == 16)
+    #expect(rows.flatMap { RegionRow.decode($0.value.span.bytes) ?? [] } == entries)
+  }
+
   @Test("a row never passes what LMDB keeps in a page, however fragmented its region")
   func rowSizes() {
     for pieces in [1, 8, 160, 161, 512, 1024] {

@@ -75,3 +75,43 @@ final class IndexAudit {
     }
   }
 }
+
+extension IndexTables {
+  /// The region of the first row from `region` on that counts, and the row's entries; for a region that is split, those
+  /// of one of its parts. Nil when there is none, or only far behind.
+  fileprivate func sample(
+    _ layer: LayerKey, from region: UInt64
+  ) throws(LMDBError) -> (region: UInt64, entries: [IndexEntry])? {
+    try withReader { reader throws(LMDBError) in
+      var at = region
+      for _ in 0..<64 {
+        var next: UInt64?
+        try reader.scan(map, from: RegionRow.key(layer, region: at, part: 0)) { key, _ in
+          if let (rowLayer, region, _) = RegionRow.parse(key), rowLayer == layer { next = region }
+          return false
+        }
+        guard let next else { return nil }
+        if let over = try rangeRow(reader, layer, endingBehind: next), over.regions.contains(next) {
+          at = over.regions.upperBound
+          continue
+        }
+        return (next, try entries(reader, layer, next))
+      }
+      return nil
+    }
+  }
+
+  private func entries(
+    _ reader: LMDBReadTransaction, _ layer: LayerKey, _ region: UInt64
+  ) throws(LMDBError) -> [IndexEntry] {
+    for part in [0, UInt8.random(in: 1...UInt8(Region.partCount))] {
+      guard let value = try reader.get(map, RegionRow.key(layer, region: region, part: part)) else {
+        continue
+      }
+      // SAFETY: bytes of UInt8 have no padding.
+      if unsafe RegionRow.isSplit(value.span.bytes) { continue }
+      return try decoded(value)
+    }
+    return []
+  }
+}

@@ -21,6 +21,12 @@ struct IndexChanges {
 
   mutating func add(_ record: Record) { list.append(.record(record)) }
 
+  /// Forgets the first `count`, which were made, and of the one behind them all but `rest`.
+  mutating func removeFirst(_ count: Int, leaving rest: IndexChange?) {
+    list.removeFirst(count)
+    if let rest { list[0] = rest }
+  }
+
   /// Adds an extent; in the order of layers and sectors.
   mutating func add(_ layer: LayerKey, _ range: SectorRange, _ placement: Placement) {
     let first = (range.start + Region.sectorCount - 1) / Region.sectorCount

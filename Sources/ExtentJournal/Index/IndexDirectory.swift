@@ -53,7 +53,8 @@ struct IndexDirectory: Sendable {
   func replace() throws(FileError) {
     try POSIXDirectory(path: besidePath).syncNames()
     try remove(replacedPath)
-    try move(path, replacedPath)
+    // There is none when an earlier attempt failed between the two.
+    if exists(path) { try move(path, replacedPath) }
     try move(besidePath, path)
     try POSIXDirectory(path: path + "/..").syncNames()
     try remove(replacedPath)

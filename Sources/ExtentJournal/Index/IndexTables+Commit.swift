@@ -19,14 +19,12 @@ extension IndexTables {
     for record in delta.records { changes.add(record) }
     for (layer, map) in delta.extents {
       try map.forEach { (range, placement) throws(LMDBError) in
-        if changes.isFull {
-          try write(changes.list, sequence: delta.end.sequence, applied: nil)
-          changes = IndexChanges()
-        }
+        if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
         changes.add(layer, range, placement)
       }
     }
-    try write(changes.list, sequence: delta.end.sequence, applied: Self.encoded(delta.end, journal))
+    let applied = Self.encoded(delta.end, journal)
+    while try !write(&changes, sequence: delta.end.sequence, applied: applied) {}
   }
 
   private static func encoded(_ end: AppliedPosition, _ journal: JournalUUID) -> [UInt8] {
@@ -38,29 +36,32 @@ extension IndexTables {
     return value
   }
 
-  /// Makes the changes, in one transaction or several; the last sets the applied position if there is one to set.
-  private func write(_ changes: [IndexChange], sequence: UInt64, applied: [UInt8]?) throws(LMDBError) {
+  /// Makes as many of the changes as one transaction takes; what is left stays, so that the next one is full as well.
+  /// True when all were made and the applied position is set.
+  private func write(
+    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?
+  ) throws(LMDBError) -> Bool {
+    let list = changes.list
     var next = 0
     var rest: IndexChange?
-    repeat {
-      try transact { (transaction) throws(LMDBError) in
-        var budget = try budget(transaction)
-        while next < changes.count {
-          switch try make(rest ?? changes[next], sequence, transaction, &budget) {
-          case .done:
-            rest = nil
-            next += 1
-            continue
-          case .full(let left): rest = left
-          }
+    var isDone = false
+    try transact { (transaction) throws(LMDBError) in
+      var budget = try budget(transaction)
+      while next < list.count {
+        if case .full(let left) = try make(list[next], sequence, transaction, &budget) {
+          rest = left
           break
         }
-        guard next == changes.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
-        try transaction.delete(meta, Self.aheadKey)
-        try transaction.put(meta, Self.appliedKey, applied)
+        next += 1
       }
-      if next < changes.count || applied == nil { Failpoint.pass(.indexSliceCommitted) }
-    } while next < changes.count
+      guard next == list.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
+      try transaction.delete(meta, Self.aheadKey)
+      try transaction.put(meta, Self.appliedKey, applied)
+      isDone = true
+    }
+    if !isDone { Failpoint.pass(.indexSliceCommitted) }
+    changes.removeFirst(next, leaving: rest)
+    return isDone
   }
 
   /// A write transaction, committed durably unless `body` or the planted fault throws.

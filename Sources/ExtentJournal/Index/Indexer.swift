@@ -9,7 +9,8 @@ internal import Threads
 // has waited twenty seconds for durability, and when somebody asks (`run`: replay, close).
 //
 // It also builds the index anew when it was abandoned (rule F; Index says why). Then nothing is tried twice in a row: an
-// attempt that fails is repeated after a second, then after two, up to a minute.
+// attempt that fails is repeated after a second, then after two, up to eight: a run also syncs the segments, which must not
+// wait longer than half a minute.
 final class Indexer: @unchecked Sendable {
   // Sendable: `turn` lets one run at a time; `isEnding` and `sweepIsDue` are guarded by the ledger's lock.
   private let ledger: Ledger
@@ -32,7 +33,7 @@ final class Indexer: @unchecked Sendable {
   private static let extentsMax = 100_000
   private static let storedBytesMax: UInt64 = 512 << 20
   private static let unsyncedNanosecondsMax: UInt64 = 20_000_000_000
-  private static let retryNanosecondsMax: UInt64 = 60_000_000_000
+  private static let retryNanosecondsMax: UInt64 = 8_000_000_000
 
   init(
     ledger: Ledger, writer: SegmentWriter, store: SegmentStore, index: Index, journal: JournalUUID,
