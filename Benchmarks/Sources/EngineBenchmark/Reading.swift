@@ -115,7 +115,7 @@ func measureParked(_ figures: inout Figures, _ place: Workplace) throws {
   figures.add(
     crowd, "100,000 reads of 4 KiB", "memory, bytes each", (after - before) * Double(1 << 20) / Double(count))
   figures.add(crowd, "100,000 reads of 4 KiB", "to wake all by one write of zeroes, ms", waking * 1000)
-  journal.abandon()
+  try journal.close()
 }
 
 /// Parks a read, writes what it waits for, and takes the time from the commit's return until the reader has the bytes.
