@@ -142,7 +142,7 @@ package final class Journal: @unchecked Sendable {
     self.poison = poison
     spiller = Spiller(
       ledger: ledger, ring: ring, admission: admission, writer: writer, epochs: epochs,
-      workerCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
+      coreCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
       retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds,
       refusesWhenFull: options.whenFull == .enospc, log: log,
       poison: poison)

@@ -27,6 +27,9 @@ package struct JournalHost: Sendable {
   /// with.
   package var indexFault: (@Sendable (_ transaction: Int) -> Int32)?
 
+  /// How many random rows of the index are asked after each commit whether they tell the truth.
+  package var auditRowsPerCommit = 4
+
   /// How long a sender may stall in the middle of a payload while others need its memory, in nanoseconds.
   package var stalledSenderNanoseconds: UInt64 = 5_000_000_000
   /// Memory for payloads that cannot lie in the ring, in bytes; the largest request must fit.

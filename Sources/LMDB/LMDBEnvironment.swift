@@ -34,7 +34,7 @@ package final class LMDBEnvironment: @unchecked Sendable {
     // SAFETY: mdb_env_create succeeded, so the handle is set. From here on deinit closes it, whatever fails below.
     unsafe environment = handle!
     try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(environment, MDB_dbi(databases)))
-    try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, 1024))
+    try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, Self.readersMax))
     try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(environment, Self.mapByteCount))
     if !readOnly { try Self.reserve("\(path)/lock.mdb", byteCount: Self.lockByteCount) }
     let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
@@ -47,8 +47,10 @@ package final class LMDBEnvironment: @unchecked Sendable {
 
   deinit { unsafe mdb_env_close(environment) }
 
-  /// Covers LMDB's own header and 1024 readers of 64 bytes; a larger file only means more readers.
-  private static let lockByteCount: off_t = 68 << 10
+  /// Most read transactions at once: more than the threads of a server with all the connections that it takes.
+  private static let readersMax: UInt32 = 16 << 10
+  /// Covers LMDB's own header and its readers of 64 bytes; a larger file only means more readers.
+  private static let lockByteCount = off_t(readersMax) * 64 + 4096
 
   private static func reserve(_ file: String, byteCount: off_t) throws(LMDBError) {
     guard let stream = unsafe fopen(file, "ae") else {

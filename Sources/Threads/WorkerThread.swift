@@ -13,7 +13,7 @@ package final class WorkerThread: Sendable {
   package static let stackByteCount = 512 * 1024
 
   /// Starts a thread that runs `body`. `name` (15 bytes kept) is what `top -H` shows. A background thread gives
-  /// way to others when the processors are busy (nice 5). Returns nil when the system has no thread left.
+  /// way to others when the processors are busy (nice 10). Returns nil when the system has no thread left.
   package init?(name: String, isBackground: Bool = false, _ body: @escaping @Sendable () -> Void) {
     let box = unsafe Unmanaged.passRetained(Entry(name: name, isBackground: isBackground, body: body))
     var attributes = pthread_attr_t()
@@ -28,7 +28,7 @@ package final class WorkerThread: Sendable {
         let entry = unsafe Unmanaged<Entry>.fromOpaque(raw!).takeRetainedValue()
         unsafe entry.name.withCString { unsafe spw_name_thread($0) }
         // On Linux this is the calling thread's own. Being refused costs latency, not correctness.
-        if entry.isBackground { setpriority(Int32(PRIO_PROCESS.rawValue), 0, 5) }
+        if entry.isBackground { setpriority(Int32(PRIO_PROCESS.rawValue), 0, 10) }
         entry.body()
         return nil
       }, box.toOpaque())

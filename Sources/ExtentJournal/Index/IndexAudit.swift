@@ -15,7 +15,7 @@ final class IndexAudit {
   /// Damaged frames that were logged, at most `reportedMax`.
   private var reported: Set<FrameAddress> = []
 
-  private static let rowsPerRun = 4
+  private let rowsPerRun: Int
   private static let framesPerRow = 2
   private static let reportedMax = 1000
 
@@ -27,7 +27,10 @@ final class IndexAudit {
     var byteCount: UInt64
   }
 
-  init(store: SegmentStore, written: @escaping () -> AppliedPosition, log: @escaping JournalLog) {
+  init(
+    store: SegmentStore, rowsPerRun: Int, written: @escaping () -> AppliedPosition, log: @escaping JournalLog
+  ) {
+    self.rowsPerRun = rowsPerRun
     self.written = written
     self.store = store
     self.log = log
@@ -36,7 +39,7 @@ final class IndexAudit {
   /// Asks a handful of rows. Returns what is wrong with the index, if something is.
   func run(_ tables: IndexTables, _ subjects: [Subject]) -> LMDBError? {
     do throws(LMDBError) {
-      for _ in 0..<Self.rowsPerRun {
+      for _ in 0..<rowsPerRun {
         guard let subject = subjects.randomElement() else { continue }
         let regions = Region.indices(SectorRange(start: 0, count: subject.byteCount / Sector.byteCount))
         var found = try tables.sample(subject.layer, from: .random(in: regions))

@@ -48,7 +48,9 @@ final class Indexer: @unchecked Sendable {
     self.log = log
     retryNanoseconds = host.fullDiskRetryNanoseconds
     progressNanoseconds = host.indexProgressNanoseconds
-    audit = IndexAudit(store: store, written: { ledger.lock.withLock { ledger.published } }, log: log)
+    audit = IndexAudit(
+      store: store, rowsPerRun: host.auditRowsPerCommit,
+      written: { ledger.lock.withLock { ledger.published } }, log: log)
   }
 
   func start() throws(JournalError) {

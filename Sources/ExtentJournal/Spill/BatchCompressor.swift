@@ -58,19 +58,19 @@ final class BatchCompressor: @unchecked Sendable {
     let gather = AlignedBuffer(byteCount: FrameHeader.rawBytesMax)
   }
 
-  init(file: SpoolFile, workerCount: Int) {
+  init(file: SpoolFile, coreCount: Int) {
     self.file = file
-    crew = WorkCrew(workerCount: workerCount)
+    crew = WorkCrew(coreCount: coreCount)
     contexts = (0..<crew.workerCount).map { _ in Context() }
   }
 
   func end() { crew.end() }
 
-  /// Packs `entries`, whose payloads lie in the ring, with `effort`.
+  /// Packs `entries`, whose payloads lie in the ring, as `effort` says.
   func pack(_ entries: [PendingRecord], _ effort: PackingEffort) -> PackedBatch {
     let batch = PackedBatch(entries, arena: takeArena)
-    crew.perform(batch.plan.frames.count) { [self] item, worker in
-      let frame = pack(batch, item, contexts[worker], effort)
+    crew.perform(batch.plan.frames.count, isUrgent: effort.isUrgent) { [self] item, worker in
+      let frame = pack(batch, item, contexts[worker], effort.level)
       lock.withLock { batch.frames[item] = frame }
     }
     return batch
@@ -89,18 +89,13 @@ final class BatchCompressor: @unchecked Sendable {
   }
 
   private func pack(
-    _ batch: PackedBatch, _ index: Int, _ context: Context, _ effort: PackingEffort
+    _ batch: PackedBatch, _ index: Int, _ context: Context, _ level: Int32
   ) -> PackedBatch.PackedFrame {
     let draft = batch.plan.frames[index]
     let rawByteCount = draft.rawByteCount
     let memory = batch.arena
     var arena = memory.mutableBytes
     var slot = arena._mutatingExtracting(batch.slots[index]..<batch.slots[index] + rawByteCount)
-    let isRaw = PackedBatch.PackedFrame(codec: .raw, level: 0, storedByteCount: rawByteCount)
-    guard case .level(let level) = effort else {
-      gather(draft, into: &slot)
-      return isRaw
-    }
     let gathered = context.gather
     var raw = gathered.mutableBytes
     gather(draft, into: &raw)
@@ -111,7 +106,7 @@ final class BatchCompressor: @unchecked Sendable {
       return PackedBatch.PackedFrame(codec: .zstd, level: Int8(level), storedByteCount: size)
     }
     slot.copy(raw.bytes.extracting(0..<rawByteCount), at: 0)
-    return isRaw
+    return PackedBatch.PackedFrame(codec: .raw, level: 0, storedByteCount: rawByteCount)
   }
 
   private func gather(_ draft: FrameDraft, into target: inout MutableRawSpan) {

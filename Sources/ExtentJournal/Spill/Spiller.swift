@@ -42,7 +42,7 @@ final class Spiller: @unchecked Sendable {
 
   init(
     ledger: Ledger, ring: SpoolRing, admission: Admission, writer: SegmentWriter, epochs: Epochs,
-    workerCount: Int, retryNanoseconds: UInt64, markNanoseconds: UInt64, refusesWhenFull: Bool,
+    coreCount: Int, retryNanoseconds: UInt64, markNanoseconds: UInt64, refusesWhenFull: Bool,
     log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
@@ -55,7 +55,7 @@ final class Spiller: @unchecked Sendable {
     self.writer = writer
     self.epochs = epochs
     self.log = log
-    compressor = BatchCompressor(file: ring.file, workerCount: workerCount)
+    compressor = BatchCompressor(file: ring.file, coreCount: coreCount)
     handover = Condition(ledger.lock)
   }
 

@@ -1,7 +1,10 @@
 internal import Threads
 
 /// A few threads that do the same thing to many items: compression is the one part of a spill that needs more than
-/// one core. The caller works too, so a crew of one core has no threads of its own.
+/// one core. The caller works too, so a crew of one core has no such thread of its own.
+///
+/// They run in the background: they give way to the threads that acknowledge writes, and on a busy machine to everybody.
+/// So there are as many more that do not, and that help when a job is urgent: when somebody waits for its end.
 final class WorkCrew: @unchecked Sendable {
   // Sendable: every variable is guarded by `lock`.
   private let lock = Lock()
@@ -11,19 +14,25 @@ final class WorkCrew: @unchecked Sendable {
   private var itemCount = 0
   private var nextItem = 0
   private var unfinished = 0
+  private var jobIsUrgent = false
   private var isEnding = false
   private var threads: [WorkerThread] = []
 
-  /// How many workers there are, the caller included.
+  /// How many workers there are: the caller, those of the background and those that help.
   let workerCount: Int
 
-  init(workerCount: Int) {
-    self.workerCount = max(workerCount, 1)
+  /// A crew for `coreCount` processors.
+  init(coreCount: Int) {
+    let backgroundCount = max(coreCount, 1)
+    workerCount = 2 * backgroundCount
     work = Condition(lock)
     done = Condition(lock)
-    for worker in 1..<max(self.workerCount, 1) {
+    for worker in 1..<workerCount {
+      let helps = worker >= backgroundCount
       // With fewer threads than asked for the others do more.
-      if let thread = WorkerThread(name: "compress-\(worker)", isBackground: true, { self.serve(worker) }) {
+      if let thread = WorkerThread(
+        name: "compress-\(worker)", isBackground: !helps, { self.serve(worker, helps: helps) })
+      {
         threads.append(thread)
       }
     }
@@ -31,8 +40,11 @@ final class WorkCrew: @unchecked Sendable {
 
   /// Calls `body(item, worker)` once for each item and returns when all are done. One call at a time; no two calls
   /// with the same worker number run at once.
-  func perform(_ count: Int, _ body: @escaping @Sendable (_ item: Int, _ worker: Int) -> Void) {
+  func perform(
+    _ count: Int, isUrgent: Bool, _ body: @escaping @Sendable (_ item: Int, _ worker: Int) -> Void
+  ) {
     lock.lock()
+    jobIsUrgent = isUrgent
     job = body
     itemCount = count
     nextItem = 0
@@ -54,10 +66,10 @@ final class WorkCrew: @unchecked Sendable {
     threads = []
   }
 
-  private func serve(_ worker: Int) {
+  private func serve(_ worker: Int, helps: Bool) {
     lock.lock()
     while !isEnding {
-      drain(worker: worker)
+      if !helps || jobIsUrgent { drain(worker: worker) }
       if !isEnding { work.wait() }
     }
     lock.unlock()
