@@ -58,7 +58,7 @@ extension EndToEnd {
           journal: "\(mount)/journal", disks: ["vda=256M"], in: directory,
           ["--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))"], launcher: launcher)
       }
-      let daemon = try start(FullDisk.ext4.launcher(mount, mebibytes: 96, left: 12))
+      let daemon = try start(FullDisk.ext4.launcher(mount, mebibytes: 96, left: 20))
       let answered = directory.file("answered")
       let writer = try LibNBD.start(
         """

@@ -26,8 +26,6 @@ struct Violation: Error, CustomStringConvertible {
   var isShortPrefix = false
   init(_ description: String, _ cause: (any Error)? = nil) {
     self.description = description
-    if let cause = cause as? JournalError, cause.kind == .damaged {
-      isReportedDamage = cause.message.contains("segments/")
-    }
+    if let cause = cause as? JournalError { isReportedDamage = cause.message.contains("segments/") }
   }
 }

@@ -47,6 +47,13 @@ package struct CommitRecord: Equatable, Sendable {
     self.chain = chain
   }
 
+  /// What the bytes at the start of `bytes` say if they are a commit record: its batch and the batch that it knows to be
+  /// durable. Unverified: for where there is no salt to verify with.
+  static func claim(_ bytes: RawSpan) -> (batch: UInt64, durableThrough: UInt64)? {
+    guard bytes.byteCount >= byteCount, bytes.bigEndian(at: 0, as: UInt32.self) == magic else { return nil }
+    return (bytes.bigEndian(at: 8), bytes.bigEndian(at: 40))
+  }
+
   /// The commit record at the start of `bytes`, or nil.
   package init?(_ bytes: RawSpan, seed: UInt64) {
     guard bytes.byteCount >= Self.byteCount, bytes.bigEndian(at: 0, as: UInt32.self) == Self.magic,

@@ -76,7 +76,8 @@ struct SegmentScanner {
         segment = found
       case .failure(let flaw):
         // A crash while it was made, unless the index knows it or what it should hold was durable.
-        let isNew = number > start.segment && walk.position.batch >= walk.durableThrough
+        var isNew = number > start.segment && walk.position.batch >= walk.durableThrough
+        if isNew, flaw.kind == .torn { isNew = try !claimsDurability(number, beyond: walk.position.batch) }
         guard flaw.kind != .torn || !isNew else {
           return (try torn(number, 0, later), walk.position)
         }
@@ -154,6 +155,18 @@ struct SegmentScanner {
     for batch in batches { try body(batch) }
     walk = ahead
     return true
+  }
+
+  /// Whether a commit record of the segment says that a batch above `batch` was durable. Without a superblock nothing in
+  /// it can be verified; but a crash that kept the superblock from the disk cannot have left such a record either.
+  private func claimsDurability(_ number: UInt64, beyond batch: UInt64) throws(JournalError) -> Bool {
+    let buffer = try store.bytes(of: number)
+    let bytes = buffer.bytes
+    for at in stride(from: SegmentSuperblock.byteCount, to: bytes.byteCount, by: 16) {
+      guard let claim = CommitRecord.claim(bytes.extracting(at..<bytes.byteCount)) else { continue }
+      if claim.durableThrough > batch, claim.durableThrough < claim.batch { return true }
+    }
+    return false
   }
 
   private func readable(_ number: UInt64) throws(JournalError) -> OpenSegment? {

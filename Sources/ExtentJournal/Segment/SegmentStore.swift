@@ -58,6 +58,19 @@ final class SegmentStore: @unchecked Sendable {
     return found
   }
 
+  /// All bytes of the segment `number`, whatever they are; at least 4096.
+  func bytes(of number: UInt64) throws(JournalError) -> AlignedBuffer {
+    let file: any BlockFile
+    let size: UInt64
+    do throws(FileError) {
+      file = try files.open(Self.name(number))
+      size = try file.byteCount()
+    } catch {
+      throw JournalError(error)
+    }
+    return try OpenSegment.read(file, at: 0, byteCount: max(Int(size), SegmentSuperblock.byteCount))
+  }
+
   private func refusal(_ number: UInt64, _ flaw: FormatFlaw) -> JournalError {
     JournalError(
       .damaged, "segments/\(Self.name(number)) \(flaw.sentence); restore it from a copy of the journal")
