@@ -21,8 +21,8 @@ struct LevelLadderTests {
     "least while a FLUSH waits for much and the disk for the packers; one with a shallow ring costs no bytes")
   func flush() {
     let shallow = LevelLadder.flushShallowByteCount
-    #expect(effort(100, flush: shallow + 1) == PackingEffort(level: -20, isUrgent: true))
-    #expect(effort(10, flush: shallow + 1) == PackingEffort(level: -20, isUrgent: true))
+    #expect(effort(100, flush: shallow + 1) == PackingEffort(level: -5, isUrgent: true))
+    #expect(effort(10, flush: shallow + 1) == PackingEffort(level: -5, isUrgent: true))
     #expect(effort(10, flush: shallow) == PackingEffort(level: 3, isUrgent: true))
     #expect(effort(100, flush: shallow + 1, diskHasWaited: false) == PackingEffort(level: -5, isUrgent: true))
   }

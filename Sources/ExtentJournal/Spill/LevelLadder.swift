@@ -15,9 +15,9 @@ package struct PackingEffort: Sendable, Equatable {
 /// How much work the next frames get: the fuller the ring, the less. On data of virtual machines each step buys a fifth to
 /// a third more speed for a tenth more bytes.
 ///
-/// One step more is there for a FLUSH, whose client may hold up a guest: while much is left to spill for it and the disk
-/// waits for the packers, level -20 is nearly as fast as storing raw, for a quarter fewer bytes. As soon as the disk is
-/// the slower one more is compressed again, which then costs nothing (docs/decisions/0004).
+/// For a FLUSH, whose client may hold up a guest, the emptying ring must not raise the level again: while much is left to
+/// spill for it and the disk waits for the packers, the last step holds. As soon as the disk is the slower one more is
+/// compressed again, which then costs nothing (docs/decisions/0004).
 package enum LevelLadder {
   /// With no more than this left to spill, compressing takes about as long as a sync: 24 MiB.
   package static let flushShallowByteCount = 24 << 20
@@ -30,7 +30,7 @@ package enum LevelLadder {
     let percent = used * 100 / max(capacity, 1)
     let isUrgent = flushByteCount > 0 || percent >= 75
     if flushByteCount > flushShallowByteCount, diskHasWaited {
-      return PackingEffort(level: -20, isUrgent: true)
+      return PackingEffort(level: -5, isUrgent: true)
     }
     let level: Int32 =
       switch percent {
