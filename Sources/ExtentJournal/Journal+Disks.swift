@@ -50,13 +50,17 @@ extension Journal {
   }
 
   /// Opens the first generation of disks that have none: new ones, and those that a crash left half made.
-  func finishCreations() throws(JournalError) {
+  @discardableResult
+  func finishCreations() throws(JournalError) -> [LayerKey] {
+    var begun: [LayerKey] = []
     for (id, body) in ledger.lock.withLock({ ledger.disks }) {
       let layer = LayerKey(disk: id, generation: GenerationID(number: 1))
       guard ledger.lock.withLock({ ledger.layers[layer] == nil }) else { continue }
       let kind: GenerationKind = body.mode == .snapshot ? .full : .checkpoint
       try append(.begin, layer, body: BeginBody(kind: kind, base: 0, name: "").encoded)
+      begun.append(layer)
     }
+    return begun
   }
 
   /// The layer of a disk that takes writes. (Until seals exist a disk has one.)

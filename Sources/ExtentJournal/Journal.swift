@@ -99,7 +99,7 @@ package final class Journal: @unchecked Sendable {
       disks: opened.catalog.disks, layers: opened.catalog.layers, loss: opened.loss, applied: opened.applied)
     ledger.hooks = host.hooks
     let replayed = try recovery.replaySegments(
-      store, into: ledger, index, journal: uuid, writesAgain: oldRing?.hasFailed ?? false)
+      store, into: ledger, index, journal: uuid, ring: oldRing)
     oldRing?.hasFailed = false
 
     privateMemory = PrivateMemory(
@@ -214,7 +214,7 @@ package final class Journal: @unchecked Sendable {
     try spiller.start()
     try indexer.start()
     try timekeeper.start()
-    try finishCreations()
+    let begun = try finishCreations()
     for layer in ring.file.taints {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
     }
@@ -225,6 +225,10 @@ package final class Journal: @unchecked Sendable {
     }
     if let lost = firstLoss, ledger.lock.withLock({ ledger.loss == nil }) {
       try append(.taint, .journal, body: Array(lost.utf8))
+    }
+    // Of a disk without generation a crash may have kept the beginning, or the loss may have swallowed it.
+    if let lost = ledger.lock.withLock({ ledger.loss }) {
+      for layer in begun { try taintAgain(layer, "\(lost), and what they held is not known") }
     }
     for (layer, reason) in incomplete.sorted(by: { $0.key < $1.key }) {
       try taintAgain(layer, "\(reason), and what they held is not known")

@@ -111,16 +111,20 @@ struct Recovery {
 
   /// Brings every batch after the applied position into the ledger and cuts a torn tail.
   ///
-  /// With `writesAgain` what is read is written once more before it is synced: after a failed sync the page cache may
-  /// hold it as clean, and a sync that has nothing to do proves nothing.
+  /// What the `ring` of the same boot says was written must be there. When its owner had an I/O error, what is read is
+  /// written once more before it is synced: after a failed sync the page cache may hold it as clean, and a sync that has
+  /// nothing to do proves nothing.
   func replaySegments(
-    _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID, writesAgain: Bool
+    _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID, ring: SpoolFile?
   ) throws(JournalError) -> SegmentOutcome {
     let segments = try listSegments(store)
     let applied = ledger.published
     var outcome = SegmentOutcome(lastSegment: segments.last ?? 0)
     var loss: SegmentDamage?
-    let scanner = SegmentScanner(store: store, isSameBoot: superblock?.boot == boot, hooks: ledger.hooks) {
+    let scanner = SegmentScanner(
+      store: store, writtenThrough: ring?.spilledThrough ?? 0, isSameBoot: superblock?.boot == boot,
+      hooks: ledger.hooks
+    ) {
       damage in
       outcome.damage.append(damage)
       if damage.isUnknown { loss = damage }
@@ -158,7 +162,7 @@ struct Recovery {
     // What was read may be in the page cache only; from here on it counts as durable.
     for number in try listSegments(store) where number >= applied.segment {
       guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
-      if writesAgain { try writeAgain(segment) }
+      if ring?.hasFailed ?? false { try writeAgain(segment) }
       do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
     }
     do throws(FileError) { try store.files.syncNames() } catch { throw JournalError(error) }

@@ -20,6 +20,8 @@ struct SegmentScanner {
   let store: SegmentStore
   /// A batch up to which everything is durable, whatever the segments say.
   var knownDurable: UInt64 = 0
+  /// A sequence up to which everything was written, as the ring of the same boot knows.
+  var writtenThrough: UInt64 = 0
   /// Whether the machine has been running since the segments were written.
   let isSameBoot: Bool
   var hooks = TestHooks()
@@ -76,8 +78,9 @@ struct SegmentScanner {
         segment = found
       case .failure(let flaw):
         // A crash while it was made, unless the index knows it or what it should hold was durable.
-        var isNew = number > start.segment && walk.position.batch >= walk.durableThrough
-        if isNew, flaw.kind == .torn { isNew = try !claimsDurability(number, beyond: walk.position.batch) }
+        let isNew =
+          number > start.segment && walk.position.batch >= walk.durableThrough
+          && walk.position.sequence >= writtenThrough
         guard flaw.kind != .torn || !isNew else {
           return (try torn(number, 0, later), walk.position)
         }
@@ -88,6 +91,12 @@ struct SegmentScanner {
       if let end = try walkGroups(segment, from: start, later, &walk, body) {
         return (end, walk.position)
       }
+    }
+    if walk.position.sequence < writtenThrough, let last = numbers.last {
+      report(
+        SegmentDamage(
+          segment: last, offset: nil, extents: nil,
+          sequences: walk.position.sequence + 1...writtenThrough))
     }
     return (.clean, walk.position)
   }
@@ -109,7 +118,9 @@ struct SegmentScanner {
         let isEnd = try isContinued(later, walk)
         if footer == nil, isEnd { return nil }
         let isWhole = try isWhole(segment, offset, later, walk)
-        guard isWhole || walk.position.batch < walk.durableThrough else {
+        guard
+          isWhole || walk.position.batch < walk.durableThrough || walk.position.sequence < writtenThrough
+        else {
           return try torn(segment.number, offset, later)
         }
         try body(salvage(segment, at: offset, limit: limit, footer, &walk))
@@ -157,18 +168,6 @@ struct SegmentScanner {
     return true
   }
 
-  /// Whether a commit record of the segment says that a batch above `batch` was durable. Without a superblock nothing in
-  /// it can be verified; but a crash that kept the superblock from the disk cannot have left such a record either.
-  private func claimsDurability(_ number: UInt64, beyond batch: UInt64) throws(JournalError) -> Bool {
-    let buffer = try store.bytes(of: number)
-    let bytes = buffer.bytes
-    for at in stride(from: SegmentSuperblock.byteCount, to: bytes.byteCount, by: 16) {
-      guard let claim = CommitRecord.claim(bytes.extracting(at..<bytes.byteCount)) else { continue }
-      if claim.durableThrough > batch, claim.durableThrough < claim.batch { return true }
-    }
-    return false
-  }
-
   private func readable(_ number: UInt64) throws(JournalError) -> OpenSegment? {
     guard case .success(let segment) = try store.segmentOrFlaw(number) else { return nil }
     return segment
@@ -180,7 +179,10 @@ struct SegmentScanner {
   private func durableThrough(_ numbers: [UInt64], applied: UInt64) throws(JournalError) -> UInt64 {
     if knownDurable > 0 { return max(knownDurable, applied) }
     for number in numbers.reversed() {
-      guard let segment = try readable(number) else { continue }
+      guard let segment = try readable(number) else {
+        if let claim = try claimedDurable(number) { return max(claim, applied) }
+        continue
+      }
       var found: UInt64?
       if let footer = try segment.footer() {
         found = footer.durableThrough
@@ -192,6 +194,21 @@ struct SegmentScanner {
       if let found { return max(found, applied) }
     }
     return applied
+  }
+
+  /// The highest batch that a segment without superblock calls durable. Nothing in it can be verified; but a crash that
+  /// kept the superblock from the disk cannot have left a record that calls anything in or behind this segment durable.
+  private func claimedDurable(_ number: UInt64) throws(JournalError) -> UInt64? {
+    let buffer = try store.bytes(of: number)
+    let bytes = buffer.bytes
+    var highest: UInt64?
+    for at in stride(from: SegmentSuperblock.byteCount, to: bytes.byteCount, by: 16) {
+      guard let claim = CommitRecord.claim(bytes.extracting(at..<bytes.byteCount)),
+        claim.durableThrough < claim.batch
+      else { continue }
+      highest = max(highest ?? 0, claim.durableThrough)
+    }
+    return highest
   }
 
   /// Whether the batch at `offset` of `segment` was written whole, as far as a killed process can tell.

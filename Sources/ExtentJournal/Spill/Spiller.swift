@@ -206,6 +206,7 @@ final class Spiller: @unchecked Sendable {
         ledger.publish(published, spooled: batch.entries)
         ledger.hooks.reach(.batchPublished)
         if !ledger.hooks.has(.ringReusedUnderReaders) { epochs.waitForEarlierReaders() }
+        if let last = batch.lastSequence { ring.file.spilledThrough = last }
         ring.retire(batch.entries.map(\.slot.position))
         ledger.hooks.reach(.ringRetired)
         compressor.recycle(batch)

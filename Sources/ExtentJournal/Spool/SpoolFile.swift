@@ -179,6 +179,12 @@ final class SpoolFile: @unchecked Sendable {
     set { unsafe headerWord(64).pointee.store(newValue, ordering: .releasing) }
   }
 
+  /// The last sequence that was written to a segment and given back: recovery must find it there.
+  var spilledThrough: UInt64 {
+    get { unsafe headerWord(80).pointee.load(ordering: .acquiring) }
+    set { unsafe headerWord(80).pointee.store(newValue, ordering: .releasing) }
+  }
+
   /// Whether a process that used the ring had an I/O error: what it wrote to segments may then be in the page cache
   /// only, and clean, so that no sync will ever write it.
   var hasFailed: Bool {
