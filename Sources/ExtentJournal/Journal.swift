@@ -116,7 +116,7 @@ package final class Journal: @unchecked Sendable {
       ledger.lock.withLock { ledger.work.signal() }
     }
     ring.retire(kept.dead)
-    ledger.skipSequences(through: replayed.cutSequence)
+    ledger.skipSequences(through: replayed.usedSequence)
     damage = Self.name(replayed.damage, ledger)
     incomplete = replayed.incomplete
     firstLoss = replayed.damage.first { $0.isUnknown }?.sentence
@@ -133,11 +133,12 @@ package final class Journal: @unchecked Sendable {
     epochs.hooks = host.hooks
     readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
-    let poison: (JournalError) -> Void = { [ledger, ring] error in
+    let poison: (JournalError) -> Void = { [ledger, ring, index] error in
       ring.file.hasFailed = true
       log(.error, "the journal takes no more writes: \(error.message)")
       for read in ledger.fail(error) { read.wake(.retry) }
       ring.close(error)
+      index.stopRebuilding(error)
     }
     self.poison = poison
     spiller = Spiller(

@@ -11,9 +11,11 @@ internal import Threads
 //
 // 1. nothing leaves memory: the ledger's maps hold everything that came after the applied position of the old tables;
 // 2. what the old tables say is in a frame is served, since the frame itself says what it holds (if it says something
-//    else, the read waits as well), and so are their zeroes; what they do not know is not taken for absent, for they may have lost it: such a read waits for the new tables.
-//    It waits and does not fail, because a rebuild takes seconds and a guest takes an error for a broken disk;
-// 3. when the new tables cannot be made (no space, the segments cannot be read) such a read fails and says why.
+//    else, the read waits as well), and so are their zeroes; what they do not know is not taken for absent, for they
+//    may have lost it: such a read waits for the new tables. It waits and does not fail, because a rebuild takes
+//    seconds and a guest takes an error for a broken disk;
+// 3. when the new tables cannot be made (no space, the segments cannot be read, the journal has failed) such a read
+//    fails and says why.
 
 /// See the note at the top of the file.
 final class Index: @unchecked Sendable {
@@ -25,6 +27,8 @@ final class Index: @unchecked Sendable {
   private var tables: IndexTables
   private var state = State.trusted
   private var isClosing = false
+  /// Why no new tables will ever come: the journal has failed, and whoever builds them has stopped.
+  private var ending: JournalError?
   /// Called when the tables are abandoned, without a lock held: somebody should build new ones.
   var onAbandon: @Sendable (LMDBError) -> Void = { _ in }
 
@@ -150,6 +154,7 @@ final class Index: @unchecked Sendable {
       case .failed(let error): throw error
       case .abandoned:
         if isClosing { throw .closing }
+        if let ending { throw ending }
         changed.wait()
       }
     }
@@ -159,6 +164,14 @@ final class Index: @unchecked Sendable {
   func stopWaiting() {
     lock.withLock {
       isClosing = true
+      changed.broadcast()
+    }
+  }
+
+  /// The journal has failed with `error`: who waits for new tables fails as well, now and later.
+  func stopRebuilding(_ error: JournalError) {
+    lock.withLock {
+      ending = ending ?? error
       changed.broadcast()
     }
   }
