@@ -6,7 +6,7 @@
 // for them.
 
 /// A mistake for a journal to make, named for what it leaves out.
-package enum PlantedBug: CaseIterable, Sendable {
+package enum PlantedBug: String, CaseIterable, Sendable {
   /// Rule A: the index is committed before the segments are synced.
   case indexBeforeSync
   /// Rule B: ring space is reused without waiting for the readers that looked before.
@@ -29,6 +29,12 @@ package enum PlantedBug: CaseIterable, Sendable {
   case taintWordLeftOut
   /// The index takes what is published while half a batch is.
   case indexWhilePublishing
+  /// The source: the journal is looked in first, the source is read, and nobody looks again.
+  case lookBeforeSource
+  /// The source: what the index says is looked up before the source is read.
+  case staleSnapshot
+  /// The source: whether the generation is broken is not looked at after the source was read.
+  case taintNotChecked
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.
