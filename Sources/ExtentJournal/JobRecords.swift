@@ -7,15 +7,18 @@ internal import Threads
 package struct JobSpeed: Sendable, Equatable {
   /// The job's id.
   package var job: String
-  /// Bytes a second; 0: no limit.
+  /// Bytes a second that it had; 0: no limit.
   package var bytesPerSecond: UInt64
+  /// Bytes a second that it was lowered to.
+  package var loweredTo: UInt64
   /// Whether the job has it again.
   var isRestored = false
 
   /// A speed that is to be restored.
-  package init(job: String, bytesPerSecond: UInt64) {
+  package init(job: String, bytesPerSecond: UInt64, loweredTo: UInt64) {
     self.job = job
     self.bytesPerSecond = bytesPerSecond
+    self.loweredTo = loweredTo
   }
 
   /// What is left to restore.
@@ -25,13 +28,17 @@ package struct JobSpeed: Sendable, Equatable {
   var encoded: [UInt8] {
     var bytes: [UInt8] = [isRestored ? 1 : 0, 0, 0, 0, 0, 0, 0, 0]
     bytes.appendBigEndian(bytesPerSecond)
+    bytes.appendBigEndian(loweredTo)
     return bytes + job.utf8
   }
 
   /// Nil when `bytes` is no such body.
   init?(_ bytes: [UInt8]) {
-    guard bytes.count >= 16, let speed = bytes.bigEndian(at: 8, as: UInt64.self) else { return nil }
-    self.init(job: String(decoding: bytes[16...], as: UTF8.self), bytesPerSecond: speed)
+    guard bytes.count >= 24, let speed = bytes.bigEndian(at: 8, as: UInt64.self),
+      let lowered = bytes.bigEndian(at: 16, as: UInt64.self)
+    else { return nil }
+    self.init(
+      job: String(decoding: bytes[24...], as: UTF8.self), bytesPerSecond: speed, loweredTo: lowered)
     isRestored = bytes[0] == 1
   }
 }

@@ -11,6 +11,7 @@ extension LayerState {
     if let seenJob { bytes.appendText(seenJob) }
     if let loweredJob {
       bytes.appendBigEndian(loweredJob.bytesPerSecond)
+      bytes.appendBigEndian(loweredJob.loweredTo)
       bytes.appendText(loweredJob.job)
     }
     return bytes + (taint ?? "").utf8
@@ -30,10 +31,12 @@ extension LayerState {
       seenJob = job
     }
     if flags & 8 != 0 {
-      guard let speed = bytes.bigEndian(at: position, as: UInt64.self) else { return nil }
-      position += 8
+      guard let speed = bytes.bigEndian(at: position, as: UInt64.self),
+        let lowered = bytes.bigEndian(at: position + 8, as: UInt64.self)
+      else { return nil }
+      position += 16
       guard let job = bytes.text(at: &position) else { return nil }
-      loweredJob = JobSpeed(job: job, bytesPerSecond: speed)
+      loweredJob = JobSpeed(job: job, bytesPerSecond: speed, loweredTo: lowered)
     }
     if flags & 2 != 0 { taint = String(decoding: bytes[position...], as: UTF8.self) }
   }

@@ -134,7 +134,9 @@ extension Disk {
       case .dead(let reason), .unknown(let reason): throw sourceError(reason)
       }
     } catch {
-      if error.kind != .closing { journal.sourceCounters.sourceErrors.add() }
+      // Who ends the source makes its reads fail: then that is the reason.
+      _ = try attachment.state()
+      journal.sourceCounters.sourceErrors.add()
       throw error
     }
   }
