@@ -91,6 +91,16 @@ extension ChildProcess {
       }
     }
 
+    func waitForLine(_ index: Int, until deadline: UInt64) -> String? {
+      lock.withLock {
+        while index >= lines.count {
+          if exit != nil && openStreams == 0 { return nil }
+          if !changed.wait(until: deadline) { break }
+        }
+        return index < lines.count ? lines[index] : nil
+      }
+    }
+
     func waitForLine(until deadline: UInt64, where isWanted: (String) -> Bool) -> String? {
       lock.withLock {
         var seen = 0

@@ -115,6 +115,13 @@ package final class ChildProcess: Sendable {
     throw PeerError("\(command): \(how) without a line with '\(words.joined(separator: " "))'\n\(said)")
   }
 
+  /// The line of its stderr after the first `count`; nil when it ends or `limit` passes without.
+  ///
+  /// For a reader that must miss nothing and looks at each line once.
+  package func errorLine(after count: Int, within limit: Duration) -> String? {
+    state.waitForLine(count, until: instant(after: limit))
+  }
+
   /// What it has said on stderr so far.
   package var errorLines: [String] { state.errorLines }
 

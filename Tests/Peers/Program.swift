@@ -3,6 +3,7 @@ import Glibc
 /// The real programs that tests and demo talk to, each with the Debian package that holds it.
 package enum Program: String, CaseIterable, Sendable {
   case qemuStorageDaemon = "qemu-storage-daemon"
+  case qemuSystem = "qemu-system-x86_64"
   case qemuImg = "qemu-img"
   case nbdkit = "nbdkit"
   case nbdcopy = "nbdcopy"
@@ -17,6 +18,7 @@ package enum Program: String, CaseIterable, Sendable {
   package var debianPackage: String {
     switch self {
     case .qemuStorageDaemon: "qemu-system-common"
+    case .qemuSystem: "qemu-system-x86"
     case .qemuImg: "qemu-utils"
     case .nbdkit: "nbdkit"
     case .nbdcopy, .nbdinfo: "libnbd-bin"

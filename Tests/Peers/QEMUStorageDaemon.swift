@@ -23,7 +23,7 @@ package final class QEMUStorageDaemon {
       "--blockdev", "driver=file,node-name=file,filename=\(image)",
       "--blockdev", "driver=raw,node-name=src,file=file",
     ])
-    monitor = try Self.connect(to: socket, of: child)
+    monitor = try QMPConnection(connectingTo: socket, of: child)
   }
 
   deinit { child.kill() }
@@ -81,20 +81,6 @@ package final class QEMUStorageDaemon {
     }
     try monitor.execute("job-dismiss", arguments: ["id": .string(Self.job)])
     try monitor.execute("blockdev-del", arguments: ["node-name": .string(target)])
-  }
-
-  /// It makes its socket when it is ready, and tells nobody: so we knock, pacing ourselves by its end, which
-  /// would be the other way that this can go.
-  private static func connect(to socket: String, of child: ChildProcess) throws -> QMPConnection {
-    let deadline = ContinuousClock.now + .seconds(30)
-    while true {
-      do { return try QMPConnection(connectingTo: socket) } catch let error {
-        guard case .cannotConnect = error, ContinuousClock.now < deadline else { throw error }
-      }
-      guard !child.hasEnded(within: .milliseconds(10)) else {
-        throw PeerError("\(child.command) ended at once:\n\(child.errorLines.joined(separator: "\n"))")
-      }
-    }
   }
 }
 
