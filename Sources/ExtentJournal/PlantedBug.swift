@@ -29,6 +29,12 @@ package enum PlantedBug: CaseIterable, Sendable {
   case taintWordLeftOut
   /// The index takes what is published while half a batch is.
   case indexWhilePublishing
+  /// What is outside the bitmap is recorded over what has arrived.
+  case baseOverArrived
+  /// What falls to the base is read from the base of the base.
+  case baseOfBaseRead
+  /// A seal is answered before it survives power loss.
+  case sealNotFlushed
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.
