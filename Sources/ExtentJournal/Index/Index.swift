@@ -106,6 +106,15 @@ final class Index: @unchecked Sendable {
     }
   }
 
+  /// Whether the tables have a row of `layer`; nil when they were abandoned before that was known.
+  func holdsAnything(of layer: LayerKey) throws(LMDBError) -> Bool? {
+    let asked = current
+    let answer = try reporting(asked) { () throws(LMDBError) in try asked.holdsAnything(of: layer) }
+    return lock.withLock {
+      if case .trusted = state, asked === tables { answer } else { nil }
+    }
+  }
+
   /// Adds `delta`, durably.
   func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
     let asked = current
@@ -212,14 +221,14 @@ extension Journal {
   /// Whether a frame that could not be read may be the wrong one: the index is abandoned already, or is now, since its
   /// row is found to lie.
   func indexIsToBlame(
-    _ range: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: Layer, _ disk: String
+    _ range: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: LayerKey, _ disk: String
   ) -> Bool {
     if index.isAbandoned { return true }
     let tables = index.current
     let check = FrameCheck(store: store, written: ledger.lock.withLock { ledger.published })
     do throws(LMDBError) {
       guard
-        let lie = try check.lie(of: tables, in: layer.key, range, address, skip: skip, disk: disk)
+        let lie = try check.lie(of: tables, in: layer, range, address, skip: skip, disk: disk)
       else { return false }
       index.abandon(tables, lie)
     } catch {

@@ -218,8 +218,8 @@ final class SegmentWriter: @unchecked Sendable {
     chain.add(RecordItem.encode(record, into: &item, seed: seed &+ UInt64(at)))
     directory.add(item.bytes.extracting(0..<size), at: position.offset + UInt64(at))
     item.zero(size..<end - at)
-    if record.kind.hasExtent {
-      published.extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
+    if let placement = Placement(record.kind) {
+      published.extents.append((record.layer, record.range, placement))
     } else {
       published.records.append(record)
     }
