@@ -36,6 +36,7 @@ package final class Journal: @unchecked Sendable {
   let sourceBlocks = SourceBlocks()
   let sourceCounters = SourceCounters()
   let regionLocks = RegionLocks()
+  let acknowledgements = LatencyHistogram()
   /// Held while a generation is opened, sealed or ended, I/O included: it orders these and guards nothing else.
   let generationTurn = Lock()
   let privateMemory: PrivateMemory

@@ -39,6 +39,9 @@ package struct JournalStatus: Codable, Sendable {
   package var waitedReads: UInt64 = 0
   /// The longest time that any read was parked since the journal was opened.
   package var longestWaitNanoseconds: UInt64 = 0
+  /// How long writes and zeroes of ingest exports took since the journal was opened, from the request's first byte to the
+  /// reply: what a guest waits for.
+  package var acknowledgements = LatencySummary()
   /// Reads of views that took bytes from a source since the journal was opened.
   package var readsFromSource: UInt64 = 0
   /// Reads of views that needed no source.
@@ -156,6 +159,7 @@ extension Journal {
     status.parkedReads = UInt64(counters.parkedReads)
     status.waitedReads = counters.waitedReads
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds
+    status.acknowledgements = acknowledgements.summary
     status.readsFromSource = sourceCounters.readsFromSource.count
     status.readsFromJournal = sourceCounters.readsFromJournal.count
     status.sourceBytes = sourceCounters.sourceBytes.count

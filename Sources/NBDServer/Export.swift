@@ -50,6 +50,9 @@ package protocol ExportSession: AnyObject, Sendable {
   /// power loss. Called on a thread of its own, for FLUSH and for changes with FUA.
   func flush() throws(ExportError)
 
+  /// A write or a zeroing without FUA was answered `nanoseconds` after its request was there.
+  func didAcknowledge(nanoseconds: UInt64)
+
   /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
   /// `range` and at least one byte. At most `limit` extents (≥ 1).
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent]

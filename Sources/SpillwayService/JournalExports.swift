@@ -194,6 +194,8 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
     do throws(JournalError) { try disk.flush() } catch { throw ExportError(error) }
   }
 
+  func didAcknowledge(nanoseconds: UInt64) { disk.noteAcknowledgement(nanoseconds: nanoseconds) }
+
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
     try blockExtents(disk, range, asWriter: true, limit: limit)
   }
@@ -274,6 +276,8 @@ private final class ViewSession: ExportSession {
 
   /// A reader has nothing to make durable.
   func flush() throws(ExportError) {}
+
+  func didAcknowledge(nanoseconds: UInt64) {}
 
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
     try blockExtents(disk, range, asWriter: false, limit: limit)
