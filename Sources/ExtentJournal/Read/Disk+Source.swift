@@ -124,6 +124,7 @@ extension Disk {
     _ window: ByteRange, from attachment: SourceAttachment, into buffer: AlignedBuffer
   ) throws(JournalError) {
     do throws(JournalError) {
+      journal.ledger.hooks.reach(.sourceWanted)
       var target = buffer.mutableBytes
       try attachment.source.read(window, into: &target)
       journal.sourceCounters.sourceBytes.add(window.count)
