@@ -61,6 +61,11 @@ package protocol ExportSession: AnyObject, Sendable {
   func close(cleanly: Bool)
 }
 
+extension ExportSession {
+  /// Most keep no count.
+  package func didAcknowledge(nanoseconds: UInt64) {}
+}
+
 /// Work that must wait until the reply is on the wire (waking the readers that a write serves).
 package typealias AfterReply = @Sendable () -> Void
 

@@ -277,8 +277,6 @@ private final class ViewSession: ExportSession {
   /// A reader has nothing to make durable.
   func flush() throws(ExportError) {}
 
-  func didAcknowledge(nanoseconds: UInt64) {}
-
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
     try blockExtents(disk, range, asWriter: false, limit: limit)
   }

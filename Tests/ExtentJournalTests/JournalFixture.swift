@@ -103,9 +103,18 @@ extension Disk {
     wake: @escaping @Sendable (ParkWake) -> Void = { _ in }
   ) throws -> [UInt8]? {
     let buffer = AlignedBuffer(byteCount: Int(range.count))
+    // What nobody fills in is seen: no test writes this.
+    buffer.raw.initializeMemory(as: UInt8.self, repeating: 0xa5)
     var target = buffer.mutableBytes
     switch try readView(range, into: &target, since: since, isRetry: false, owner: owner, wake: { wake }) {
-    case .served: return Array(buffer.raw)
+    case .served(let runs):
+      var position = range.start
+      for run in runs {
+        precondition(run.range.start == position && !run.range.isEmpty, "the runs of \(range) have a gap: \(runs)")
+        position = run.range.end
+      }
+      precondition(position == range.end, "the runs of \(range) end early: \(runs)")
+      return Array(buffer.raw)
     case .parked: return nil
     case .blocks: preconditionFailure("a read that may wait was told to")
     }

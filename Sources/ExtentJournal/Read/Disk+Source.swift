@@ -105,7 +105,9 @@ extension Disk {
     let buffer = AlignedBuffer(byteCount: Int(window.count))
     try fetch(window, from: attachment, into: buffer)
 
-    let settled = try plan(layer, window.coveringSectors)
+    // The window is around what was missing; what had arrived of the part lies beside it.
+    let whole = ByteRange(start: min(part.start, window.start), end: max(part.end, window.end))
+    let settled = try plan(layer, whole.coveringSectors)
     if !journal.ledger.hooks.has(.taintNotChecked) { try refuseTainted(settled) }
     let stillAbsent = absentAfterFetch(settled, before: absent, window.coveringSectors)
     keep(buffer.bytes, window, valid: stillAbsent)
@@ -168,7 +170,7 @@ extension Disk {
       let gaps = journal.ledger.lock.withLock { journal.ledger.look(layer, window).gaps.ranges }
       return gaps.flatMap { gap in before.compactMap { $0.intersection(gap) } }
     }
-    return settled.absent
+    return settled.absent.compactMap { $0.intersection(window) }
   }
 
   private func keep(_ bytes: RawSpan, _ window: ByteRange, valid: [SectorRange]) {

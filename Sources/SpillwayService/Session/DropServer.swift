@@ -56,7 +56,6 @@ private final class DroppingSession: ExportSession {
   func writeZeroes(_ range: ByteRange, mayTrim: Bool) throws(ExportError) -> AfterReply? { nil }
   func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? { nil }
   func flush() throws(ExportError) {}
-  func didAcknowledge(nanoseconds: UInt64) {}
 
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
     [BlockExtent(byteCount: range.count, flags: 0)]
