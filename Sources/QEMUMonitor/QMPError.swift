@@ -1,4 +1,5 @@
 internal import Bytes
+internal import Glibc
 
 /// Why a conversation over a monitor socket failed.
 package enum QMPError: Error, Sendable, Equatable {
@@ -26,6 +27,8 @@ package enum QMPError: Error, Sendable, Equatable {
   case cannotRun(program: String, errno: Int32)
   /// A program that we ran failed, in its own words.
   case programFailed(program: String, description: String)
+  /// The agent in the guest does not answer; perhaps none runs.
+  case agentSilent(path: String)
 }
 
 extension QMPError: CustomStringConvertible {
@@ -52,10 +55,14 @@ extension QMPError: CustomStringConvertible {
     case .noSuchNode(let name, let known):
       return
         "qemu has no disk called \(name); it has \(known.isEmpty ? "none" : known.joined(separator: ", "))"
+    case .cannotRun("virsh", ENOENT):
+      return "virsh is not installed; libvirt's domains are reached through it (Debian: libvirt-clients)"
     case .cannotRun(let program, let errno):
       return "\(program) cannot be run: \(SystemError.text(errno))"
     case .programFailed(let program, let description):
       return "\(program) failed: \(description)"
+    case .agentSilent(let path):
+      return "the guest's agent at \(path) does not answer; is qemu-guest-agent running in the guest?"
     }
   }
 }

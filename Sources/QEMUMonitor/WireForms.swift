@@ -56,4 +56,4 @@ func decode<Value: Decodable>(_ type: Value.Type, from line: [UInt8]) throws(QMP
 }
 
 /// `line` for messages.
-func text(_ line: [UInt8]) -> String { String(decoding: line, as: UTF8.self) }
+func text(_ line: some Collection<UInt8>) -> String { String(decoding: line, as: UTF8.self) }

@@ -53,7 +53,8 @@ extension ServiceError {
       self.init(ExitStatus(word: word), description)
     case .malformed:
       self = .notUnderstood
-    case .socketFailed, .jobFailed, .nbdServerRunning, .noSuchNode, .cannotRun, .programFailed:
+    case .socketFailed, .jobFailed, .nbdServerRunning, .noSuchNode, .cannotRun, .programFailed,
+      .agentSilent:
       self = .failed(error.description)
     }
   }
