@@ -63,7 +63,9 @@ final class PlayedVirsh {
                 return line
 
     if name == "qemu-monitor-command":
-        print(say(talk("\(commands)"), sys.argv[6]))
+        # libvirt numbers commands in its own way, and the line end is qemu's and virsh's.
+        reply = json.loads(say(talk("\(commands)"), sys.argv[6]))
+        print(json.dumps(dict(reply, id="libvirt-7")) + "\\n")
     elif name == "qemu-monitor-event":
         assert sys.argv[6:] == ["--loop"], sys.argv
         for line in talk("\(events)"):
