@@ -76,7 +76,7 @@ struct LibvirtMonitorTests {
       (#"event STOP at 1.000002 for domain 'demo': <null>"#, QMPEvent(name: "STOP")),
       (#"event A at 1447.331221 for domain old: {"n":1}"#, QMPEvent(name: "A", data: ["n": 1])),
       (
-        #"event B_C at 1.2 for domain 'a for domain b': {"text":" for domain x: {"}"#,
+        #"event B_C at 1.2 for domain 'a{ for domain b': {"text":" for domain x: {"}"#,
         QMPEvent(name: "B_C", data: ["text": " for domain x: {"])
       ),
     ])
