@@ -14,11 +14,15 @@ import Threads
     .staleCommitWord,
     .ringReplayedInPlaceOrder,
   ]
+  /// GenerationBugTests and GenerationCrashTests.
+  private static let bugsOfGenerations: [PlantedBug] = [.baseOverArrived, .baseOfBaseRead, .sealNotFlushed]
   private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
 
   @Test("every bug that can be planted is")
   func completeness() {
-    let planted = Self.bugsOfHistories + Self.bugsOfReaders + [.indexWhilePublishing, .taintWordLeftOut]
+    let planted =
+      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations
+      + [.indexWhilePublishing, .taintWordLeftOut]
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 
