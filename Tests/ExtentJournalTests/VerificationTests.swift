@@ -121,7 +121,8 @@ import Testing
       found += 1
       for flaw in report.flaws {
         #expect(
-          flaw.disk == "d" && ["monday", "tuesday"].contains(flaw.generation ?? "") && flaw.offset != nil, "\(flaw)"
+          flaw.disk == "d" && ["monday", "tuesday"].contains(flaw.generation ?? "") && flaw.offset != nil,
+          "\(flaw)"
         )
       }
     }
