@@ -14,6 +14,8 @@ import Threads
     .staleCommitWord,
     .ringReplayedInPlaceOrder,
   ]
+  /// GenerationBugTests and GenerationCrashTests.
+  private static let bugsOfGenerations: [PlantedBug] = [.baseOverArrived, .baseOfBaseRead, .sealNotFlushed]
   private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
 
   @Test("every bug that can be planted is")
@@ -21,7 +23,8 @@ import Threads
     // SourceOrderTests and JobLivenessTests (of the service) plant those of the source.
     let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
     let planted =
-      Self.bugsOfHistories + Self.bugsOfReaders + bugsOfSources + [.indexWhilePublishing, .taintWordLeftOut]
+      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + bugsOfSources
+      + [.indexWhilePublishing, .taintWordLeftOut]
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 
