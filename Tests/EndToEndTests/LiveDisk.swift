@@ -81,7 +81,8 @@ final class LiveDisk {
 
   /// The speed of the job, as qemu has it.
   func speed() throws -> Int64? {
-    try machine.monitor.execute("query-block-jobs").array?.first { $0["device"]?.string == Self.job }?["speed"]?
+    try machine.monitor.execute("query-block-jobs").array?.first { $0["device"]?.string == Self.job }?[
+      "speed"]?
       .integer
   }
 }

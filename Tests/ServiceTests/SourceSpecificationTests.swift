@@ -13,7 +13,10 @@ import Testing
 
   @Test(
     "what is neither job nor static, or lacks a part, is a usage error that shows it",
-    arguments: ["vda", "vda=", "vda=nbd://h/x", "vda=,static", "vda=,job=x", "vda=nbd://h,job=", "=u,static", "a b=u,static"])
+    arguments: [
+      "vda", "vda=", "vda=nbd://h/x", "vda=,static", "vda=,job=x", "vda=nbd://h,job=", "=u,static",
+      "a b=u,static",
+    ])
   func refusing(text: String) {
     let error = #expect(throws: ServiceError.self) { try SourceSpecification(parsing: text) }
     #expect(error?.status == .usage)
