@@ -15,6 +15,7 @@ help:
 	@echo 'make build     the program, optimised'
 	@echo 'make install   the program, to $$(DESTDIR)$$(PREFIX)/bin (PREFIX is $(PREFIX))'
 	@echo 'make packages  the Debian packages that all of this needs'
+	@echo 'make test-vm   guests that run, inspected by libguestfs: minutes, and packages of its own'
 	@echo 'make soak      SEEDS random histories with power losses and lying disks, every script of LENGTH operations,'
 	@echo '               and KILLS of the daemon under four writers'
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
@@ -40,6 +41,12 @@ check: packages
 # All tests are Swift Testing's; without XCTest's empty run its summary is the last word.
 test: packages
 	$(SWIFT) test --disable-xctest
+
+# A Linux that writes to its disk all the time. It needs no KVM: where there is none, or one that does not work, both
+# it and libguestfs are emulated. Elsewhere the same tests are reported as skipped.
+test-vm: packages
+	@.ci/install-debian-packages guests
+	SPILLWAY_TEST_VM=1 $(SWIFT) test --disable-xctest --filter VirtualMachineTests
 
 # The same tests as in `make test`, for longer. A history that fails prints the command that runs it again, and then tells
 # each step; the kills print their seed. Scripts of 4 operations take minutes, of 5 an hour.
@@ -72,4 +79,4 @@ bench-engine: packages
 clean:
 	rm -rf .build .build-tsan Benchmarks/.build
 
-.PHONY: help packages build demo check test soak tsan install bench bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-engine clean
