@@ -20,6 +20,7 @@ help:
 	@echo '               and KILLS of the daemon under four writers'
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
+	@echo 'make bench-guest  what a guest feels: Spillway, nbdkit and qemu itself as targets of its backup job'
 	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
@@ -71,7 +72,14 @@ install: build
 bench: build
 	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
-# The same without servers and sockets. ROUNDS of all, in turn; medians.
+# What a guest feels while its old data is copied away: Spillway as the target of the backup job beside others, and beside
+# qemu's own fleecing. For a machine with nothing else to do as well. WRITES of each depth a round.
+GUEST_ROUNDS ?= 7
+WRITES ?= 4000
+bench-guest: build
+	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
+
+# The engine without servers and sockets. ROUNDS of all, in turn; medians.
 ROUNDS ?= 5
 bench-engine: packages
 	$(SWIFT) run --configuration release --package-path Benchmarks EngineBenchmark --rounds $(ROUNDS)
@@ -79,4 +87,4 @@ bench-engine: packages
 clean:
 	rm -rf .build .build-tsan Benchmarks/.build
 
-.PHONY: help packages build demo check test test-vm soak tsan install bench bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-guest bench-engine clean
