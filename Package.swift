@@ -40,6 +40,7 @@ let package = Package(
     .systemLibrary(name: "CLMDB", pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])]),
     .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
     .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+    .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
     .target(name: "CSupport"),
 
     // Ground: quantities, threads, files, compression, the key-value store.
@@ -63,14 +64,16 @@ let package = Package(
     .target(
       name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],
       swiftSettings: strict),
+    .target(
+      name: "NBDSource", dependencies: ["Bytes", "Threads", "CLibNBD", "CSupport"], swiftSettings: strict),
     .target(name: "QEMUMonitor", dependencies: ["Bytes"], swiftSettings: strict),
 
     // Where they meet, and the command line on top.
     .target(
       name: "SpillwayService",
       dependencies: [
-        "Bytes", "Threads", "BlockFile", "ExtentJournal", "NBDProtocol", "NBDServer", "QEMUMonitor",
-        "CSupport", .product(name: "Logging", package: "swift-log"),
+        "Bytes", "Threads", "BlockFile", "ExtentJournal", "NBDProtocol", "NBDServer", "NBDSource",
+        "QEMUMonitor", "CSupport", .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: strict),
     .executableTarget(
@@ -104,6 +107,10 @@ let package = Package(
       swiftSettings: tested),
     .executableTarget(
       name: "spillway-demo", dependencies: ["Peers", "QEMUMonitor", "TestKit"], path: "Tests/Demo",
+      swiftSettings: tested),
+    .testTarget(
+      name: "NBDSourceTests",
+      dependencies: ["Bytes", "Threads", "NBDSource", "QEMUMonitor", "Peers", "TestKit"],
       swiftSettings: tested),
     .testTarget(
       name: "QEMUMonitorTests", dependencies: ["QEMUMonitor", "Peers", "TestKit"], swiftSettings: tested),

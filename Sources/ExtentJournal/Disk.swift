@@ -44,6 +44,7 @@ package final class Disk: Sendable {
   /// Drops every parked read of `owner`: they are not woken any more. The reader is gone.
   package func dropParked(owner: UInt64) {
     journal.readAhead.forget(owner: owner)
+    journal.ledger.lock.withLock { layer.source }?.forget(owner: owner)
     journal.ledger.lock.withLock {
       _ = journal.ledger.woken(layer.parked.take { $0.owner == owner })
     }

@@ -3,7 +3,8 @@ internal import Bytes
 internal import Glibc
 
 // Places at which a debug build ends itself with SIGKILL: SPILLWAY_FAILPOINT=STAGE[:n] in the environment names the
-// stage and, from 1, which time it is reached. The tests of kills aim with it. In a release build `pass` does nothing
+// stage and, from 1, which time it is reached. The tests of kills aim with it. SPILLWAY_HOLD=STAGE:FIFO names a stage at
+// which the thread that reaches it first waits: for somebody to open FIFO for writing, and then to close it. In a release build `pass` does nothing
 // and the environment is not looked at (PlantedBug.swift says how that is arranged).
 
 /// A stage in the life of a record or of a journal.
@@ -52,14 +53,19 @@ package enum Stage: String, Sendable {
   case indexWaits
   /// A generation is broken in the ring's header and in memory; its record is not written.
   case taintMarked
+  /// The source gave its bytes; neither the job was asked nor the journal looked in.
+  case sourceRead
 }
 
 enum Failpoint {
   #if PLANTED_BUGS
     private static let aim: Aim? = Aim()
 
-    /// Ends the process if this is the stage, and the time, that the environment names.
+    private static let hold: Hold? = Hold()
+
+    /// Ends the process if this is the stage, and the time, that the environment names; waits if it is held here.
     static func pass(_ stage: Stage) {
+      hold?.wait(at: stage)
       guard let aim, aim.isHit(stage) else { return }
       kill(getpid(), SIGKILL)
     }
@@ -84,6 +90,32 @@ enum Failpoint {
 
 #if PLANTED_BUGS
   internal import Synchronization
+
+  /// Where the environment has a thread wait, once.
+  private final class Hold: Sendable {
+    private let stage: Stage
+    private let path: String
+    private let isOver = Atomic(false)
+
+    init?() {
+      // SAFETY: the environment's string is terminated, and copied at once.
+      guard let text = unsafe getenv("SPILLWAY_HOLD") else { return nil }
+      let parts = unsafe String(cString: text).split(separator: ":", maxSplits: 1)
+      guard parts.count == 2, let stage = Stage(rawValue: String(parts[0])) else { return nil }
+      self.stage = stage
+      path = String(parts[1])
+    }
+
+    func wait(at reached: Stage) {
+      guard reached == stage, !isOver.exchange(true, ordering: .relaxed) else { return }
+      let fifo = unsafe open(path, O_RDONLY)
+      guard fifo >= 0 else { return }
+      var byte: UInt8 = 0
+      // SAFETY: one byte of room for one byte. It ends when the writer has closed.
+      while unsafe read(fifo, &byte, 1) > 0 {}
+      close(fifo)
+    }
+  }
 
   /// What the environment says.
   private final class Aim: Sendable {

@@ -32,6 +32,8 @@ package final class Journal: @unchecked Sendable {
   let index: Index
   let frames: FrameReader
   let readAhead: ReadAhead
+  let sourceBlocks = SourceBlocks()
+  let sourceCounters = SourceCounters()
   let regionLocks = RegionLocks()
   let privateMemory: PrivateMemory
   let admission: Admission
@@ -342,6 +344,7 @@ package final class Journal: @unchecked Sendable {
 
   /// Wakes every parked read; reads that would wait fail from now on. First step of a shutdown.
   package func stopWaiting() {
+    for source in ledger.lock.withLock({ ledger.layers.values.compactMap(\.source) }) { source.end(.closing) }
     for read in ledger.beginClosing() { read.wake(.retry) }
     index.stopWaiting()
     // Writers that wait for room on a full disk would wait for ever. (Those that wait for space look for themselves.)

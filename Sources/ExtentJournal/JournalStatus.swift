@@ -39,6 +39,14 @@ package struct JournalStatus: Codable, Sendable {
   package var waitedReads: UInt64 = 0
   /// The longest time that any read was parked since the journal was opened.
   package var longestWaitNanoseconds: UInt64 = 0
+  /// Reads of views that took bytes from a source since the journal was opened.
+  package var readsFromSource: UInt64 = 0
+  /// Reads of views that needed no source.
+  package var readsFromJournal: UInt64 = 0
+  /// Bytes that were read from sources.
+  package var sourceBytes: UInt64 = 0
+  /// Reads of views that failed because a source could not be read, or its job not be confirmed.
+  package var sourceErrors: UInt64 = 0
   /// Whether spilling is stopped by a full disk; it goes on when space returns.
   package var isStalled = false
   /// The error that poisoned the journal, if one did.
@@ -111,6 +119,10 @@ extension Journal {
     status.parkedReads = UInt64(counters.parkedReads)
     status.waitedReads = counters.waitedReads
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds
+    status.readsFromSource = sourceCounters.readsFromSource.count
+    status.readsFromJournal = sourceCounters.readsFromJournal.count
+    status.sourceBytes = sourceCounters.sourceBytes.count
+    status.sourceErrors = sourceCounters.sourceErrors.count
     status.isStalled = ledger.stall != nil
     status.failure = ledger.failure?.message
     status.damage = damage.isEmpty ? nil : damage

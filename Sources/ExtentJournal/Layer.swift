@@ -37,11 +37,30 @@ final class Layer: @unchecked Sendable {
   var active = ExtentMap<Placement>()
   var flushing = ExtentMap<Placement>()
   var parked = ParkedReads()
+  /// The disk that the generation's job protects, if it can be read.
+  var source: SourceAttachment?
+  /// The job that was once seen to live, as recorded.
+  var seenJob: String?
+  /// The job whose speed was lowered, and its speed before, as recorded; nil when it was restored.
+  var loweredJob: JobSpeed?
 
   init(key: LayerKey, kind: GenerationKind, name: String) {
     self.key = key
     self.kind = kind
     self.name = name
+  }
+
+  /// Whether what is absent may be read from the source.
+  var takesSource: Bool {
+    switch kind {
+    case .full, .checkpoint: true
+    }
+  }
+
+  /// Whether the source, or its state, is not what it was at the look that `found` came from.
+  func isSourceNews(since found: Disk.Plan) -> Bool {
+    let attachment = takesSource ? source : nil
+    return attachment !== found.attachment || attachment?.version ?? 0 != found.sourceVersion
   }
 
   init(state: LayerState) {
@@ -51,6 +70,8 @@ final class Layer: @unchecked Sendable {
     isComplete = state.isComplete
     taint = state.taint
     hasTaintRecord = state.taint != nil
+    seenJob = state.seenJob
+    loweredJob = state.loweredJob
   }
 }
 
@@ -62,4 +83,8 @@ struct LayerState: Sendable {
   var name: String
   var isComplete = false
   var taint: String?
+  /// The job that was once seen to live.
+  var seenJob: String?
+  /// The job whose speed is to be restored, and to what.
+  var loweredJob: JobSpeed?
 }

@@ -165,6 +165,10 @@ final class Ledger: @unchecked Sendable {
       layers[record.layer]?.taint = String(decoding: record.body, as: UTF8.self)
       layers[record.layer]?.hasTaintRecord = true
       progress.broadcast()
+    case .source:
+      layers[record.layer]?.seenJob = String(decoding: record.body, as: UTF8.self)
+    case .speed:
+      if let body = JobSpeed(record.body) { layers[record.layer]?.loweredJob = body.pending }
     case .data, .zero, .trim:
       break
     }

@@ -6,7 +6,7 @@
 // for them.
 
 /// A mistake for a journal to make, named for what it leaves out.
-package enum PlantedBug: CaseIterable, Sendable {
+package enum PlantedBug: String, CaseIterable, Sendable {
   /// Rule A: the index is committed before the segments are synced.
   case indexBeforeSync
   /// Rule B: ring space is reused without waiting for the readers that looked before.
@@ -29,20 +29,29 @@ package enum PlantedBug: CaseIterable, Sendable {
   case taintWordLeftOut
   /// The index takes what is published while half a batch is.
   case indexWhilePublishing
+  /// The source: the journal is looked in first, the source is read, and nobody looks again.
+  case lookBeforeSource
+  /// The source: what the index says is looked up before the source is read.
+  case staleSnapshot
+  /// The source: whether the generation is broken is not looked at after the source was read.
+  case taintNotChecked
+  /// The source: a job is known by its name alone, so that one that follows it passes for it.
+  case successorJob
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.
 package struct TestHooks: Sendable {
   #if PLANTED_BUGS
-    /// The mistake to make.
-    package var bug: PlantedBug?
+    /// The mistake to make; unless told otherwise the one that SPILLWAY_PLANTED_BUG in the environment names.
+    package var bug = PlantedBug.ofEnvironment
     /// Called at each stage, on the thread that reaches it and with whatever locks it holds.
     package var atStage: (@Sendable (Stage) -> Void)?
 
-    /// Nothing planted.
+    /// Nothing planted, unless by the environment.
     package init() {}
 
-    func has(_ bug: PlantedBug) -> Bool { self.bug == bug }
+    /// Whether to make this mistake.
+    package func has(_ bug: PlantedBug) -> Bool { self.bug == bug }
 
     func reach(_ stage: Stage) {
       Failpoint.pass(stage)
@@ -52,8 +61,22 @@ package struct TestHooks: Sendable {
     /// Nothing can be planted.
     package init() {}
 
-    @inline(__always) func has(_ bug: PlantedBug) -> Bool { false }
+    /// Never.
+    @inline(__always) package func has(_ bug: PlantedBug) -> Bool { false }
 
     @inline(__always) func reach(_ stage: Stage) {}
   #endif
 }
+
+#if PLANTED_BUGS
+  internal import Glibc
+
+  extension PlantedBug {
+    /// What the environment names: the tests of the real program plant by it.
+    fileprivate static let ofEnvironment: PlantedBug? = {
+      // SAFETY: the environment's string is terminated, and copied at once.
+      guard let text = unsafe getenv("SPILLWAY_PLANTED_BUG") else { return nil }
+      return unsafe PlantedBug(rawValue: String(cString: text))
+    }()
+  }
+#endif

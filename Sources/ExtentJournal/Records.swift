@@ -54,6 +54,8 @@ package enum RecordKind: UInt8, Sendable {
   case begin = 17
   case complete = 18
   case taint = 19
+  case source = 28
+  case speed = 29
 }
 
 /// A record without payload, as it stands in a group and as recovery hands it on.

@@ -6,6 +6,7 @@ internal import Threads
 //
 // reader thread    recv → machine → export call → reply            every request, in the order of arrival
 // answerer thread  woken parked read → export call → reply         started by the first read that parks
+// waiting threads  read that blocks → export call → reply          started as such reads come (BlockingReads)
 // flusher thread   flush → replies that waited for it              started by the first FLUSH or FUA
 //
 // Requests are served where they arrive: handing a small request to another thread halves the throughput. A
@@ -30,6 +31,7 @@ final class Connection: @unchecked Sendable {
   let socket: Socket
   let channel: ReplyChannel
   let parked: ParkedReads
+  let blocking: BlockingReads
   let durable = DurableReplies()
   let gate = RetireGate()
   let server: Server
@@ -46,6 +48,7 @@ final class Connection: @unchecked Sendable {
     self.server = server
     channel = ReplyChannel(socket, pool: server.pool)
     parked = ParkedReads(limit: server.parkLimit)
+    blocking = BlockingReads(connection: number)
   }
 
   /// The body of the reader thread.
@@ -185,6 +188,13 @@ final class Connection: @unchecked Sendable {
     server.parkLimit.waitForRoom { socket.isGone }
   }
 
+  /// Has a read served by a thread that may wait. It counts as parked. Any thread.
+  func serveBlocking(_ entry: BlockingReads.Entry, _ service: RequestService) throws(ConnectionEnd) {
+    guard blocking.add(entry, service.answerBlocking) else {
+      throw .dropped("no thread left for reads that wait")
+    }
+  }
+
   /// Has the request `cookie` answered when everything acknowledged up to now, and what it changed, survives power loss.
   /// Reader thread only, which goes on meanwhile: a queue of such requests shares its flushes.
   func answerWhenDurable(_ cookie: UInt64, _ service: RequestService) throws(ConnectionEnd) {
@@ -196,9 +206,11 @@ final class Connection: @unchecked Sendable {
   }
 
   /// After NBD_CMD_DISC what was flushed for is still answered, as the protocol asks for.
-  /// A parked read may wait for ever, so that none is waited for, not even after NBD_CMD_DISC.
+  /// A parked read may wait for ever, so that none is waited for, not even after NBD_CMD_DISC. Reads that are inside the
+  /// export are: the client is told at once, the session is closed when the last has returned.
   private func close(_ session: any ExportSession, _ end: ConnectionEnd) {
     parked.end()
+    blocking.end()
     var isClean = false
     if case .done = end { isClean = true }
     durable.end(dropping: !isClean)
@@ -206,6 +218,7 @@ final class Connection: @unchecked Sendable {
     socket.shutdown()
     if !isClean { flusher?.join() }
     answerer?.join()
+    blocking.join()
     session.close(cleanly: isClean)
     log(end)
   }

@@ -28,8 +28,11 @@ package protocol ExportSession: AnyObject, Sendable {
   /// `.parked`: what is missing has not arrived; the waiter made by `waiter` will be woken exactly once, and
   /// the read is then called again, with `isRetry`, as often as it takes. `since` is when the request came
   /// in (nanoseconds of `MonotonicClock`), at every call: time limits count from there.
+  ///
+  /// Without `mayBlock` the call waits for nothing but the export's own memory and disk. If more is needed it answers
+  /// `.blocks`, having made no waiter, and is called again with `mayBlock` on a thread that may wait.
   func read(
-    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+    _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool, mayBlock: Bool,
     waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome
 
@@ -79,6 +82,8 @@ package enum ReadOutcome: Sendable {
   case served([ReadPiece])
   /// The waiter is registered and will be woken exactly once.
   case parked
+  /// It takes a thread that may wait. Never the outcome of a call with `mayBlock`.
+  case blocks
 }
 
 /// A piece of a read's answer.

@@ -18,6 +18,8 @@ final class PayloadPool: @unchecked Sendable {
   private var free: [Int: [AlignedBuffer]] = [:]
   private var nextTicket: UInt64 = 0
   private var served: UInt64 = 0
+  /// Of `bytesInUse`, what is being filled by reads that may take long, or soon will be.
+  private var slowBytes = 0
 
   private static let smallest = 32 << 10
 
@@ -52,6 +54,25 @@ final class PayloadPool: @unchecked Sendable {
       return nil
     }
     return kept ?? AlignedBuffer(byteCount: size)
+  }
+
+  /// As `take`, for a read that may take long to fill it. All such buffers together have half of the bound, or what one
+  /// of them needs, so that reads of what is at hand never wait for a source that hangs.
+  func takeSlow(_ byteCount: Int) -> AlignedBuffer {
+    let size = Self.size(for: byteCount)
+    lock.withLock {
+      while slowBytes > 0, slowBytes + size > bytesMax / 2 { changed.wait() }
+      slowBytes += size
+    }
+    return take(byteCount)
+  }
+
+  /// A buffer of `takeSlow` is filled, or will not be. It is still to be given back.
+  func endSlow(_ buffer: AlignedBuffer) {
+    lock.withLock {
+      slowBytes -= buffer.byteCount
+      changed.broadcast()
+    }
   }
 
   /// Takes a buffer of `take` back.

@@ -4,7 +4,7 @@ internal import Threads
 
 /// Serves the requests of one connection: calls the session, sends the reply.
 ///
-/// Reads run on the reader and on the answerer thread, flushes on the flusher, everything else on the reader thread only.
+/// Reads run on the reader, the answerer and the waiting threads, flushes on the flusher, everything else on the reader thread only.
 struct RequestService: Sendable {
   let connection: Connection
   let session: any ExportSession
@@ -56,14 +56,36 @@ struct RequestService: Sendable {
   /// Serves a read that has just come in: answers it, or leaves it parked.
   private func read(_ read: ParkedRead) throws(ConnectionEnd) {
     var isCounted = false
-    let isParked = try attempt(read, isRetry: false) {
+    let outcome = try attempt(read, isRetry: false, mayBlock: false) {
       if !isCounted { connection.parked.count() }
       isCounted = true
       return connection.parked.waiter(for: read)
     } settled: {
       if isCounted { connection.parked.forget(read) }
     }
-    if isParked { try connection.didPark(self) }
+    switch outcome {
+    case .answered: break
+    case .parked: try connection.didPark(self)
+    case .blocked:
+      if !isCounted { connection.parked.count() }
+      try connection.serveBlocking((read, isRetry: false), self)
+      // Later it may park after all, and be woken.
+      try connection.didPark(self)
+    }
+  }
+
+  /// Serves a read that had to be taken from the reader. The body of the waiting threads.
+  func answerBlocking(_ entry: BlockingReads.Entry) {
+    let read = entry.read
+    do throws(ConnectionEnd) {
+      _ = try attempt(read, isRetry: entry.isRetry, mayBlock: true) {
+        connection.parked.waiter(for: read)
+      } settled: {
+        connection.parked.forget(read)
+      }
+    } catch {
+      connection.socket.shutdown()
+    }
   }
 
   /// The body of the answerer thread: serves parked reads as they are woken.
@@ -81,41 +103,53 @@ struct RequestService: Sendable {
   private func answer(_ read: ParkedRead, _ reason: ReadWake) throws(ConnectionEnd) {
     switch reason {
     case .retry:
-      _ = try attempt(read, isRetry: true) {
+      let outcome = try attempt(read, isRetry: true, mayBlock: false) {
         connection.parked.waiter(for: read)
       } settled: {
         connection.parked.forget(read)
       }
+      if case .blocked = outcome { try connection.serveBlocking((read, isRetry: true), self) }
     case .failed(let error):
       connection.parked.forget(read)
       try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
     }
   }
 
-  /// Reads (`isRetry`: after a wait), and replies unless the read is parked: then true. `settled` runs when
-  /// there is an answer.
+  private enum Attempt {
+    case answered
+    case parked
+    case blocked
+  }
+
+  /// Reads (`isRetry`: after a wait), and replies if there is an answer; `settled` runs before.
   private func attempt(
-    _ read: ParkedRead, isRetry: Bool, waiter: () -> ReadWaiter, settled: () -> Void
-  ) throws(ConnectionEnd) -> Bool {
+    _ read: ParkedRead, isRetry: Bool, mayBlock: Bool, waiter: () -> ReadWaiter, settled: () -> Void
+  ) throws(ConnectionEnd) -> Attempt {
     let pool = connection.server.pool
-    let buffer = pool.take(Int(read.range.count))
+    let byteCount = Int(read.range.count)
+    let buffer = mayBlock ? pool.takeSlow(byteCount) : pool.take(byteCount)
     defer { pool.give(buffer) }
     let outcome: ReadOutcome
     do throws(ExportError) {
+      defer { if mayBlock { pool.endSlow(buffer) } }
       // SAFETY: this thread alone uses the buffer until it is given back, after the reply.
       let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.raw[..<Int(read.range.count)])
       var target = unsafe MutableRawSpan(_unsafeBytes: memory)
       outcome = try session.read(
-        read.range, into: &target, since: read.since, isRetry: isRetry, waiter: waiter)
+        read.range, into: &target, since: read.since, isRetry: isRetry, mayBlock: mayBlock, waiter: waiter)
     } catch {
       settled()
       try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
-      return false
+      return .answered
     }
-    guard case .served(let pieces) = outcome else { return true }
-    settled()
-    try reply(to: read, pieces, buffer)
-    return false
+    switch outcome {
+    case .parked: return .parked
+    case .blocks: return .blocked
+    case .served(let pieces):
+      settled()
+      try reply(to: read, pieces, buffer)
+      return .answered
+    }
   }
 
   private func reply(

@@ -19,6 +19,7 @@ package final class QMPConnection {
   private var socket: LineSocket
   private var lastID: Int64 = 0
   private var keptEvents: [QMPEvent] = []
+  private var hasDroppedEvents = false
 
   /// Connects to the unix socket at `path` and gets capability negotiation over with.
   package init(connectingTo path: String, timeout: Duration? = .seconds(30)) throws(QMPError) {
@@ -86,8 +87,20 @@ package final class QMPConnection {
     }
   }
 
+  /// The events that came before the last reply, in order, and are kept no longer. Nil when there were more than are kept.
+  package func takeEvents() -> [QMPEvent]? {
+    defer {
+      keptEvents = []
+      hasDroppedEvents = false
+    }
+    return hasDroppedEvents ? nil : keptEvents
+  }
+
   private func keep(_ event: QMPEvent) {
-    if keptEvents.count == Self.keptEventsMax { keptEvents.removeFirst() }
+    if keptEvents.count == Self.keptEventsMax {
+      keptEvents.removeFirst()
+      hasDroppedEvents = true
+    }
     keptEvents.append(event)
   }
 }

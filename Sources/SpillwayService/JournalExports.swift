@@ -123,7 +123,7 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
 
   func read(
     _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
-    waiter: () -> ReadWaiter
+    mayBlock: Bool, waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome {
     do throws(JournalError) {
       return .served(try disk.readIngest(range, into: &target).map { ReadPiece($0) })
@@ -205,11 +205,13 @@ private final class ViewSession: ExportSession {
 
   func read(
     _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
-    waiter: () -> ReadWaiter
+    mayBlock: Bool, waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome {
     let timeout = ExportError(.inputOutput, disk.timeoutMessage)
     do throws(JournalError) {
-      let read = try disk.readView(range, into: &target, since: since, isRetry: isRetry, owner: owner) {
+      let read = try disk.readView(
+        range, into: &target, since: since, isRetry: isRetry, owner: owner, mayBlock: mayBlock
+      ) {
         let waiter = waiter()
         return { reason in
           switch reason {
@@ -221,6 +223,7 @@ private final class ViewSession: ExportSession {
       switch read {
       case .served(let runs): return .served(runs.map { ReadPiece($0) })
       case .parked: return .parked
+      case .blocks: return .blocks
       }
     } catch {
       throw ExportError(error)

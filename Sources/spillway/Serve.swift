@@ -21,6 +21,15 @@ struct Serve: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "The live disk that a backup job protects: what has not arrived is read from it.",
+      valueName: "NAME=NBD-URI,job=ID|,static"))
+  var source: [String] = []
+
+  @Option(help: ArgumentHelp("The monitor to ask about the jobs of sources.", valueName: "PATH"))
+  var qmp: String?
+
+  @Option(
+    help: ArgumentHelp(
       "Serve every export here. Default: unix:DIR/ingest.sock", valueName: "ADDR"))
   var listen: [String] = []
 
@@ -84,6 +93,8 @@ struct Serve: ParsableCommand {
   private var arguments: ServeArguments {
     var arguments = ServeArguments(journal: journal.journal)
     arguments.disks = disk
+    arguments.sources = source
+    arguments.monitor = qmp
     arguments.listen = listen
     arguments.view = view
     arguments.admin = admin

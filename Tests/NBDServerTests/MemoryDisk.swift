@@ -18,6 +18,9 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
   private var isFlushHeld = false
   private var flushError: ExportError?
   private var afterReply: AfterReply?
+  /// Sectors that take a source, which answers when the test lets it.
+  private var slow: Range<UInt64> = 0..<0
+  private var isSourceOpen = false
 
   init(
     byteCount: Int = 1 << 20, name: String = "disk", minimumBlock: UInt32 = 1, isReadOnly: Bool = false
@@ -115,6 +118,30 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
   func failFlush(_ error: ExportError) { lock.withLock { flushError = error } }
   func afterReplies(_ work: @escaping AfterReply) { lock.withLock { afterReply = work } }
 
+  /// Reads of `sectors` need a source, which hangs until `openSource`.
+  func makeSlow(_ sectors: Range<UInt64>) { lock.withLock { slow = sectors } }
+
+  /// The source answers, now and from now on.
+  func openSource() {
+    lock.withLock {
+      isSourceOpen = true
+      changed.broadcast()
+    }
+  }
+
+  /// Whether a read of `range` may go on; waits for the source if it `mayBlock`.
+  fileprivate func passSource(_ range: ByteRange, mayBlock: Bool) -> Bool {
+    lock.withLock {
+      let sectors = range.coveringSectors
+      guard sectors.start < slow.upperBound, slow.lowerBound < sectors.end else { return true }
+      guard mayBlock else { return false }
+      happened += ["source", "source \(range.start)"]
+      changed.broadcast()
+      while !isSourceOpen { changed.wait() }
+      return true
+    }
+  }
+
   // MARK: - The session
 
   private final class Session: ExportSession {
@@ -122,10 +149,11 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
     init(disk: MemoryDisk) { self.disk = disk }
 
     func read(
-      _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool,
+      _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool, mayBlock: Bool,
       waiter: () -> ReadWaiter
     ) throws(ExportError) -> ReadOutcome {
       precondition(target.byteCount == Int(range.count))
+      if !disk.passSource(range, mayBlock: mayBlock) { return .blocks }
       disk.lock.lock()
       defer { disk.lock.unlock() }
       if isRetry { disk.happened.append("retry \(range.start)") }

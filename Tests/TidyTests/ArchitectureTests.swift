@@ -48,7 +48,7 @@ extension Tidy {
     func foundation() throws {
       let dataPath: Set = [
         "Bytes", "Threads", "BlockFile", "Zstd", "LMDB", "Extents", "ExtentJournal", "NBDProtocol",
-        "NBDServer",
+        "NBDServer", "NBDSource",
       ]
       #expect(dataPath.isSubset(of: table.targets))
       for file in try SourceTree.product.get() where dataPath.contains(file.target) {

@@ -247,6 +247,8 @@ extension IndexTables {
     case .complete: state?.isComplete = true
     case .taint:
       if state?.taint == nil { state?.taint = String(decoding: record.body, as: UTF8.self) }
+    case .source: state?.seenJob = String(decoding: record.body, as: UTF8.self)
+    case .speed: if let body = JobSpeed(record.body) { state?.loweredJob = body.pending }
     case .disk, .data, .zero, .trim: break
     }
     if let state { try transaction.put(generations, key, state.encoded) }

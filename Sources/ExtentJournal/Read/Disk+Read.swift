@@ -20,6 +20,8 @@ package enum ViewRead: Sendable {
   case served([ReadRun])
   /// Something has not arrived: `wake` will be called once, unless the owner is dropped before.
   case parked
+  /// The source has to be read, and the caller may not wait: it calls again from a thread that may.
+  case blocks
 }
 
 /// One extent of a disk as block status tells it.
@@ -43,10 +45,7 @@ extension Disk {
     -> [ReadRun]
   {
     let found = try plan(layer, range.coveringSectors)
-    if let taint = found.taint {
-      journal.epochs.leave(found.epoch)
-      throw JournalError(.failed, "\(name) is tainted: \(taint)")
-    }
+    try refuseTainted(found)
     if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
       journal.epochs.leave(found.epoch)
       throw JournalError(
@@ -63,20 +62,40 @@ extension Disk {
   /// Reads the live view of the open generation at `range` into `target` (same size), or parks.
   ///
   /// `since` is when the request came in (nanoseconds of MonotonicClock): the read timeout counts from there.
-  /// `isRetry` when the read was parked before. `wake` is called once, from any thread, and must not block.
+  /// `isRetry` when the read was parked before. `wake` is called once, from any thread, and must not block. Unless it
+  /// `mayBlock` the call does not wait for a source, and says so.
   package func readView(
     _ range: ByteRange, into target: inout MutableRawSpan, since: UInt64, isRetry: Bool, owner: UInt64,
-    wake: () -> @Sendable (ParkWake) -> Void
+    mayBlock: Bool = true, wake: () -> @Sendable (ParkWake) -> Void
   ) throws(JournalError) -> ViewRead {
     while true {
       let found = try plan(layer, range.coveringSectors)
-      if let taint = found.taint {
-        journal.epochs.leave(found.epoch)
-        throw JournalError(.failed, "\(name) is tainted: \(taint)")
-      }
+      try refuseTainted(found)
       guard let gap = found.pieces.first(where: { $0.source == .absent }) else {
         let runs = try copy(found, layer, range, into: &target)
         journal.readAhead.note(range, of: self, by: owner)
+        journal.sourceCounters.readsFromJournal.add()
+        return .served(runs)
+      }
+      if let attachment = found.attachment {
+        let isReady: Bool
+        do throws(JournalError) { isReady = try self.isReady(attachment) } catch {
+          journal.epochs.leave(found.epoch)
+          throw error
+        }
+        guard isReady else {
+          journal.epochs.leave(found.epoch)
+          if try park(layer, gap.range, found, since, isRetry, owner, wake) { return .parked }
+          continue
+        }
+        if let runs = try readKept(found, range, into: &target) {
+          journal.sourceCounters.readsFromSource.add()
+          return .served(runs)
+        }
+        journal.epochs.leave(found.epoch)
+        guard mayBlock else { return .blocks }
+        guard let runs = try readThrough(attachment, range, into: &target, owner: owner) else { continue }
+        journal.sourceCounters.readsFromSource.add()
         return .served(runs)
       }
       switch absence(isComplete: found.isComplete) {
@@ -90,9 +109,16 @@ extension Disk {
         )
       case .wait:
         journal.epochs.leave(found.epoch)
-        if try park(layer, gap.range, found.indexVersion, since, isRetry, owner, wake) { return .parked }
+        if try park(layer, gap.range, found, since, isRetry, owner, wake) { return .parked }
       }
     }
+  }
+
+  /// Leaves the epoch when it throws.
+  func refuseTainted(_ found: Plan) throws(JournalError) {
+    guard let taint = found.taint else { return }
+    journal.epochs.leave(found.epoch)
+    throw JournalError(.failed, "\(name) is tainted: \(taint)")
   }
 
   private func absence(isComplete: Bool) -> Unarrived {
@@ -105,14 +131,16 @@ extension Disk {
 
   /// Parks, unless something changed since the look: then the caller looks again.
   private func park(
-    _ layer: Layer, _ gap: SectorRange, _ indexVersion: UInt64, _ since: UInt64, _ isRetry: Bool,
+    _ layer: Layer, _ gap: SectorRange, _ found: Plan, _ since: UInt64, _ isRetry: Bool,
     _ owner: UInt64,
     _ wake: () -> @Sendable (ParkWake) -> Void
   ) throws(JournalError) -> Bool {
     let ledger = journal.ledger
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
-    if layer.isComplete || layer.taint != nil || ledger.indexVersion != indexVersion
+    if layer.isComplete != found.isComplete || layer.taint != nil
+      || ledger.indexVersion != found.indexVersion
+      || layer.isSourceNews(since: found)
       || !ledger.look(layer, SectorRange(start: gap.start, count: 1)).pieces.isEmpty
     {
       return false
@@ -162,7 +190,9 @@ extension Disk {
       let found = try plan(layer, portion.coveringSectors)
       journal.epochs.leave(found.epoch)
       let absentIsHole =
-        asWriter ? mode == .device : absence(isComplete: found.isComplete) == .zeroes && found.isComplete
+        asWriter
+        ? mode == .device
+        : found.attachment == nil && absence(isComplete: found.isComplete) == .zeroes && found.isComplete
       for piece in found.pieces {
         guard let part = piece.range.bytes.intersection(portion) else { continue }
         let isHole = piece.source == .absent ? absentIsHole : piece.source.isZero
@@ -186,6 +216,12 @@ extension Disk {
     var indexVersion: UInt64
     var isComplete: Bool
     var taint: String?
+    /// The source of what is absent, if the layer has one, and which change of its state was the last.
+    var attachment: SourceAttachment?
+    var sourceVersion: UInt64 = 0
+
+    /// The sectors that are absent, in order.
+    var absent: [SectorRange] { pieces.filter { $0.source == .absent }.map(\.range) }
   }
 
   func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
@@ -233,6 +269,8 @@ extension Disk {
       plan.indexVersion = ledger.indexVersion
       plan.isComplete = layer.isComplete
       plan.taint = layer.taint
+      plan.attachment = layer.takesSource ? layer.source : nil
+      plan.sourceVersion = plan.attachment?.version ?? 0
     }
     ledger.lock.unlock()
     var isTrusted = true
@@ -251,9 +289,11 @@ extension Disk {
     return true
   }
 
-  /// Fills `target` with `range` as the plan says, absent pieces with zeroes, and leaves the epoch.
-  private func copy(
-    _ plan: Plan, _ layer: Layer, _ range: ByteRange, into target: inout MutableRawSpan
+  /// Fills `target` with `range` as the plan says, absent pieces with zeroes (with `absentIsData` not at all: they are
+  /// the caller's to fill), and leaves the epoch.
+  func copy(
+    _ plan: Plan, _ layer: Layer, _ range: ByteRange, absentIsData: Bool = false,
+    into target: inout MutableRawSpan
   ) throws(JournalError) -> [ReadRun] {
     precondition(UInt64(target.byteCount) == range.count, "the target has another size than the range")
     journal.ledger.hooks.reach(.readPlanned)
@@ -272,7 +312,7 @@ extension Disk {
     var runs: [ReadRun] = []
     for piece in plan.pieces {
       guard let part = piece.range.bytes.intersection(range) else { continue }
-      let isZero = piece.source.isZero || piece.source == .absent
+      let isZero = piece.source.isZero || piece.source == .absent && !absentIsData
       if isZero {
         let start = Int(part.start - range.start)
         target.zero(start..<start + Int(part.count))

@@ -50,10 +50,16 @@ final class FrameReader: @unchecked Sendable {
     let stored = AlignedBuffer(byteCount: 512 << 10)
   }
 
-  init(store: SegmentStore, cacheBytesMax: Int = 32 << 20) {
+  /// Most bytes of decompressed frames, unless a part of them is somebody else's.
+  static let cacheBytesMax = 32 << 20
+
+  init(store: SegmentStore) {
     self.store = store
-    cache = FrameCache(byteCountMax: cacheBytesMax)
+    cache = FrameCache(byteCountMax: Self.cacheBytesMax)
   }
+
+  /// Keeps no more than `byteCountMax` bytes of frames from now on.
+  func limitCache(to byteCountMax: Int) { lock.withLock { cache.limit(to: byteCountMax) } }
 
   /// Lends the bytes of the sectors `range` of `layer`, which the frame at `address` must hold from its sector `skip` on.
   func withSectors(

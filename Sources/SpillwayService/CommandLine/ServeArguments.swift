@@ -4,6 +4,10 @@ package struct ServeArguments: Sendable {
   package var journal: String
   /// `--disk`, in order.
   package var disks: [String] = []
+  /// `--source`, in order.
+  package var sources: [String] = []
+  /// `--qmp`.
+  package var monitor: String?
   /// `--listen`, in order; none means the default socket in the journal directory.
   package var listen: [String] = []
   /// `--view`, in order; none means the default socket in the journal directory.

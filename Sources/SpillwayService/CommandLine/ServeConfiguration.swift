@@ -9,6 +9,10 @@ package struct ServeConfiguration: Sendable {
   package var directory: JournalLocation
   /// The disks of the command line, in order; their names differ.
   package var disks: [DiskSpecification]
+  /// The sources of disks; at most one a disk. One with a job has a `monitor`.
+  package var sources: [SourceSpecification]
+  /// The path of the monitor that jobs are asked about at.
+  package var monitor: String?
   /// Where every export is served; never empty. No address is twice in this list, `view` and the admin socket.
   package var listen: [ListenAddress]
   /// Where only views are served; never empty.
@@ -35,6 +39,8 @@ package struct ServeConfiguration: Sendable {
   package init(_ arguments: ServeArguments, currentDirectory: String) throws(ServiceError) {
     directory = try JournalLocation(parsing: arguments.journal, currentDirectory: currentDirectory)
     disks = try Self.parseDisks(arguments.disks)
+    sources = try Self.parseSources(arguments.sources, hasMonitor: arguments.monitor != nil)
+    monitor = arguments.monitor.map { AbsolutePath.of($0, in: currentDirectory) }
     listen = try Self.parseAddresses(
       arguments.listen, option: "--listen", unless: directory.path(of: "ingest.sock"), currentDirectory)
     view = try Self.parseAddresses(
@@ -67,6 +73,23 @@ package struct ServeConfiguration: Sendable {
       disks.append(disk)
     }
     return disks
+  }
+
+  private static func parseSources(
+    _ texts: [String], hasMonitor: Bool
+  ) throws(ServiceError) -> [SourceSpecification] {
+    var sources: [SourceSpecification] = []
+    for text in texts {
+      let source = try SourceSpecification(parsing: text)
+      guard !sources.contains(where: { $0.disk == source.disk }) else {
+        throw .usage("--source \(text): the disk \(source.disk) has a source already")
+      }
+      guard source.job == nil || hasMonitor else {
+        throw .usage("--source \(text): a job takes --qmp PATH, the monitor to ask about it")
+      }
+      sources.append(source)
+    }
+    return sources
   }
 
   private static func parseAddresses(

@@ -5,11 +5,11 @@ internal import Threads
 
 /// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
 ///
-/// Start, in this order: signals blocked (before any thread) → journal → disks → admin socket bound → NBD sockets
-/// → pid file → the ready line → COMMAND → admin commands.
+/// Start, in this order: signals blocked (before any thread) → journal → disks → admin socket bound → sources → NBD
+/// sockets → pid file → the ready line → COMMAND → admin commands.
 ///
-/// Stop: COMMAND → parked reads → NBD connections (dropped, never answered: qemu would fail the guest's write) →
-/// admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let
+/// Stop: COMMAND → parked reads → reads of sources → NBD connections (dropped, never answered: qemu would fail the
+/// guest's write) → the monitor → admin commands → journal closed → the answer to `ctl shutdown`. Paths of sockets go before the journal is let
 /// go, for the next daemon may bind them then.
 package final class Daemon {
   private let configuration: ServeConfiguration
@@ -99,11 +99,15 @@ package final class Daemon {
   private func serve(
     _ disks: [Disk], of journal: Journal, admin: AdminServer, settings: ProcessSettings, stop: StopRequest
   ) throws(ServiceError) -> Int32 {
+    let sources = try DiskSources(
+      configuration.sources, monitor: configuration.monitor, disks: disks, log: log.forJournal)
     let server = JournalServer(
       journal, maximumConnections: configuration.maximumConnections, log: log)
     defer {
       journal.stopWaiting()
+      sources.interrupt()
       server.stop()
+      sources.stop()
     }
     let listen = try configuration.listen.map { address throws(ServiceError) in
       try server.listen(on: address, viewsOnly: false)

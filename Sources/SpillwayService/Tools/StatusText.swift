@@ -30,7 +30,17 @@ package enum StatusText {
       "\(status.lastSequence), spilled \(status.spilledThrough), durable \(status.durableThrough)"
     let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
     let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
-    return [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
+    let rows = [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
+    return rows + source(status)
+  }
+
+  /// Where reads got their bytes, once a source was asked.
+  private static func source(_ status: JournalStatus) -> [(String, String)] {
+    guard status.readsFromSource + status.sourceErrors + status.sourceBytes > 0 else { return [] }
+    var text = "\(status.readsFromSource) reads, \(ByteCount.text(status.sourceBytes)) read"
+    text += "; \(status.readsFromJournal) reads needed none"
+    if status.sourceErrors > 0 { text += "; \(status.sourceErrors) failed" }
+    return [("source", text)]
   }
 
   /// The first few places; `--json` lists all.
