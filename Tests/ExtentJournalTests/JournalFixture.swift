@@ -159,3 +159,13 @@ final class Flag: @unchecked Sendable {
   func set() { lock.withLock { value = true } }
   var isSet: Bool { lock.withLock { value } }
 }
+
+/// The kind of error that `body` throws, if it does.
+func failure(_ body: () throws -> Void) -> JournalError.Kind? {
+  do {
+    try body()
+    return nil
+  } catch {
+    return (error as? JournalError)?.kind
+  }
+}
