@@ -107,6 +107,7 @@ extension Disk {
     switch try readView(range, into: &target, since: since, isRetry: false, owner: owner, wake: { wake }) {
     case .served: return Array(buffer.raw)
     case .parked: return nil
+    case .blocks: preconditionFailure("a read that may wait was told to")
     }
   }
 }

@@ -18,7 +18,10 @@ import Threads
 
   @Test("every bug that can be planted is")
   func completeness() {
-    let planted = Self.bugsOfHistories + Self.bugsOfReaders + [.indexWhilePublishing, .taintWordLeftOut]
+    // SourceOrderTests and JobLivenessTests (of the service) plant those of the source.
+    let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
+    let planted =
+      Self.bugsOfHistories + Self.bugsOfReaders + bugsOfSources + [.indexWhilePublishing, .taintWordLeftOut]
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 
