@@ -53,6 +53,8 @@ package enum Stage: String, Sendable {
   case indexWaits
   /// A generation is broken in the ring's header and in memory; its record is not written.
   case taintMarked
+  /// The journal was looked in, and the source is about to be read.
+  case sourceWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
 }

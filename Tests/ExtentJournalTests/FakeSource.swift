@@ -71,7 +71,9 @@ final class FakeSource: LiveSource, @unchecked Sendable {
   }
 
   /// The old bytes of `range`, as the job sends them.
-  func old(_ range: ByteRange) -> [UInt8] { lock.withLock { Array(content[Int(range.start)..<Int(range.end)]) } }
+  func old(_ range: ByteRange) -> [UInt8] {
+    lock.withLock { Array(content[Int(range.start)..<Int(range.end)]) }
+  }
 
   /// A guest's write, whole: the job sends the old bytes to `disk`, and when they are acknowledged the new ones are
   /// written.

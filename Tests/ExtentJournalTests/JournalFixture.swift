@@ -105,7 +105,10 @@ extension Disk {
     let buffer = AlignedBuffer(byteCount: Int(range.count))
     var target = buffer.mutableBytes
     switch try readView(range, into: &target, since: since, isRetry: false, owner: owner, wake: { wake }) {
-    case .served: return Array(buffer.raw)
+    case .served(let runs):
+      #expect(runs.first?.range.start == range.start && runs.last?.range.end == range.end)
+      #expect(zip(runs, runs.dropFirst()).allSatisfy { $0.range.end == $1.range.start }, "gaps in \(runs)")
+      return Array(buffer.raw)
     case .parked: return nil
     case .blocks: preconditionFailure("a read that may wait was told to")
     }

@@ -98,9 +98,11 @@ private struct Setup {
     #expect((try #require(setup.answer()) == Self.expected) == (bug == nil))
   }
 
-  @Test("the job is asked after the read ended: one that has ended since is noticed", arguments: [
-    SourceState.dead("gone"), .unknown("lost"), .awaited,
-  ])
+  @Test(
+    "the job is asked after the read ended: one that has ended since is noticed",
+    arguments: [
+      SourceState.dead("gone"), .unknown("lost"), .awaited,
+    ])
   func death(state: SourceState) throws {
     let setup = try Setup(nil)
     let (source, disk) = (setup.source, setup.disk)

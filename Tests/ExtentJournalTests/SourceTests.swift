@@ -38,6 +38,19 @@ private let block = ByteRange(offset: 64 << 10, count: 64 << 10)
     #expect(try fixture.disk.view(range) == wanted, "kept, it is another")
   }
 
+  @Test("a read that begins and ends in what has arrived gets that too", arguments: [false, true])
+  func middle(isKept: Bool) throws {
+    let source = FakeSource(old)
+    let fixture = try disk(source)
+    let (before, after) = (ByteRange(offset: 0, count: 65536), ByteRange(offset: 128 << 10, count: 65536))
+    try source.guestWrites(0xee, to: before, of: fixture.disk)
+    try source.guestWrites(0xee, to: after, of: fixture.disk)
+    if isKept { #expect(try fixture.disk.view(block) == expected(block)) }
+    let range = ByteRange(start: before.start + 512, end: after.end - 512)
+    #expect(try fixture.disk.view(range) == expected(range))
+    #expect(source.readRanges == [block])
+  }
+
   @Test("what was read of the source is kept, served without asking again, and only if it was valid")
   func kept() throws {
     let source = FakeSource(old)

@@ -26,6 +26,10 @@ package struct SpillwayStatus: Decodable, Sendable {
   package var parkedReads: UInt64
   package var waitedReads: UInt64
   package var longestWaitNanoseconds: UInt64
+  package var readsFromSource: UInt64
+  package var readsFromJournal: UInt64
+  package var sourceBytes: UInt64
+  package var sourceErrors: UInt64
   package var isStalled: Bool
   package var disks: [Disk]
 

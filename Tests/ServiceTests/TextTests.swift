@@ -95,6 +95,17 @@ import Testing
         """)
   }
 
+  @Test("a line tells of sources once one was asked")
+  func sources() throws {
+    func line(_ reads: Int) throws -> Substring? {
+      StatusText.render(try Self.status(isServed: true, sourceReads: reads), directory: "/j")
+        .split(separator: "\n").first { $0.hasPrefix("source") }
+    }
+    #expect(try line(0) == nil)
+    #expect(try line(16) == "source    16 reads, 1 MiB read; 9 reads needed none")
+    #expect(try line(32) == "source    32 reads, 2 MiB read; 9 reads needed none; 1 failed")
+  }
+
   @Test("the table of a journal at rest says whether it was closed, and nothing that only a daemon knows")
   func offlineStatus() throws {
     var status = try Self.status(isServed: false)
@@ -113,13 +124,14 @@ import Testing
   }
 
   /// Decoded, for only the journal makes such values.
-  private static func status(isServed: Bool) throws -> JournalStatus {
+  private static func status(isServed: Bool, sourceReads: Int = 0) throws -> JournalStatus {
     let text = """
       {"uuid": "00c0ffee", "isServed": \(isServed), "wasClosed": false, "lastSequence": 90, "spilledThrough": 80,
        "durableThrough": 70, "spoolUsedBytes": 2097152, "spoolBytes": 268435456, "segmentCount": 3,
        "segmentBytes": 104857600, "indexBytes": 1048576, "writtenBytes": 419430400, "framedBytes": 408944640,
        "storedBytes": 104857600, "zeroedBytes": 1073741824, "parkedReads": 2, "waitedReads": 17,
-       "longestWaitNanoseconds": 1500000000, "isStalled": false, "disks": [
+       "longestWaitNanoseconds": 1500000000, "readsFromSource": \(sourceReads), "readsFromJournal": 9,
+       "sourceBytes": \(sourceReads << 16), "sourceErrors": \(sourceReads / 30), "isStalled": false, "disks": [
         {"name": "sda", "byteCount": 10737418240, "mode": "snapshot", "generations": [
           {"name": "monday", "number": 1, "kind": "full", "state": "sealed", "isComplete": true, "tainted": false},
           {"number": 2, "kind": "incremental", "base": "monday", "state": "ended", "endReason": "cancelled",

@@ -352,6 +352,9 @@ extension Disk {
         runs.append(ReadRun(range: part, isZero: isZero))
       }
     }
+    precondition(
+      range.isEmpty || runs.first?.range.start == range.start && runs.last?.range.end == range.end,
+      "a plan does not cover what is read")
     return runs
   }
 

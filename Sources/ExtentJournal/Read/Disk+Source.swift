@@ -105,7 +105,9 @@ extension Disk {
     let buffer = AlignedBuffer(byteCount: Int(window.count))
     try fetch(window, from: attachment, into: buffer)
 
-    let settled = try plan(layer, window.coveringSectors)
+    // Of what is to be answered, too: the window is of what was absent of it.
+    let whole = ByteRange(start: min(window.start, part.start), end: max(window.end, part.end))
+    let settled = try plan(layer, whole.coveringSectors)
     if !journal.ledger.hooks.has(.taintNotChecked) { try refuseTainted(settled) }
     let stillAbsent = absentAfterFetch(settled, before: absent, window.coveringSectors)
     keep(buffer.bytes, window, valid: stillAbsent)
@@ -124,6 +126,7 @@ extension Disk {
     _ window: ByteRange, from attachment: SourceAttachment, into buffer: AlignedBuffer
   ) throws(JournalError) {
     do throws(JournalError) {
+      journal.ledger.hooks.reach(.sourceWanted)
       var target = buffer.mutableBytes
       try attachment.source.read(window, into: &target)
       journal.sourceCounters.sourceBytes.add(window.count)
@@ -167,7 +170,8 @@ extension Disk {
       let gaps = journal.ledger.lock.withLock { journal.ledger.look(layer, window).gaps.ranges }
       return gaps.flatMap { gap in before.compactMap { $0.intersection(gap) } }
     }
-    return settled.absent
+    // What was outside the window had arrived, and stays so.
+    return settled.absent.compactMap { $0.intersection(window) }
   }
 
   private func keep(_ bytes: RawSpan, _ window: ByteRange, valid: [SectorRange]) {
