@@ -14,6 +14,8 @@ extension VirtualMachine {
     let seen: SeenDisk
     private let source: String
     private let momentImage: String
+    /// With a UUID, as Spillway's own jobs: a daemon that starts again may take it for the job that it knew.
+    private let job = "spillway-\(UUID().uuidString.lowercased())-root"
 
     init() throws {
       directory = try TemporaryDirectory()
@@ -59,7 +61,7 @@ extension VirtualMachine {
         in: directory,
         [
           "--qmp", guest.machine.monitorSocket,
-          "--source", "root=nbd+unix:///root?socket=\(source),job=moment",
+          "--source", "root=nbd+unix:///root?socket=\(source),job=\(job)",
         ])
     }
 
@@ -79,7 +81,7 @@ extension VirtualMachine {
       try monitor.execute(
         "blockdev-backup",
         arguments: [
-          "job-id": "moment", "device": .string(guest.machine.node()), "target": "target", "sync": "none",
+          "job-id": .string(job), "device": .string(guest.machine.node()), "target": "target", "sync": "none",
           "auto-dismiss": false,
         ])
       try monitor.execute("cont")
@@ -92,7 +94,7 @@ extension VirtualMachine {
     }
 
     private func expectEnd(after written: Int, before next: Int) throws {
-      #expect(try guest.machine.monitor.job("moment")?.status == "running")
+      #expect(try guest.machine.monitor.job(job)?.status == "running")
       let difference = try FileComparison.firstDifference(momentImage, seen.copy)
       #expect(difference == nil, "\(difference ?? "")")
       #expect(try !seen.has("AFTER"))
