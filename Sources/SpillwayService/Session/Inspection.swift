@@ -23,7 +23,6 @@ package struct Inspection {
       try session.run { () throws(ServiceError) in
         status = try look(session)
         report = SessionReport(session)
-        return []
       }
     } catch {
       problem = error
