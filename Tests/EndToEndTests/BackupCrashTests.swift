@@ -16,10 +16,21 @@ extension EndToEnd {
 
     init() throws { directory = try TemporaryDirectory() }
 
-    /// A step, and whether the generation is sealed when both die there.
-    private static let steps: [(stage: String, isSealed: Bool)] = [
-      ("sessionBegun", false), ("sessionMoment", false), ("backupCopied", false), ("backupPreSealed", true),
-      ("backupFinalized", true), ("backupSealed", true),
+    private struct Step {
+      var stage: String
+      /// Whether the generations are sealed after whoever else than the engine alone dies there.
+      var isSealed: Bool
+      var victims = Victim.allCases
+    }
+
+    private static let steps = [
+      Step(stage: "sessionBegun", isSealed: false), Step(stage: "sessionMoment", isSealed: false),
+      Step(stage: "backupCopied", isSealed: false),
+      // The first of two disks is; an engine by itself would stop there in each of its lives.
+      Step(stage: "generationPreSealed", isSealed: false, victims: [.parent, .both]),
+      Step(stage: "backupPreSealed", isSealed: true), Step(stage: "backupFinalized", isSealed: true),
+      Step(stage: "generationSealed", isSealed: true, victims: [.parent, .both]),
+      Step(stage: "backupSealed", isSealed: true),
     ]
 
     private enum Victim: String, CaseIterable {
@@ -34,15 +45,16 @@ extension EndToEnd {
       var base = "g0"
       var sealed = ["g0"]
       for (number, step) in Self.steps.enumerated() {
-        for victim in Victim.allCases {
+        for victim in step.victims {
           let name = "\(number)-\(step.stage)-\(victim)"
           let stage = try self.stage(name, step.stage)
           try guest.scribble(&random)
           try guest.remember(name)
           let backup = try guest.start(["--name", name, "--incremental", base], environment: stage.environment)
           try stage.meet(backup) {
-            // What is written now is no part of it, and of the next one.
+            // What is written now is no part of it, unless the moment is still to come, and of the next one.
             try guest.scribble(&random, count: 1)
+            if step.stage == "sessionBegun" { try guest.remember(name) }
             let engine = try Self.engine(of: backup)
             if victim != .engine { backup.kill() }
             if victim != .parent { kill(engine, SIGKILL) }
@@ -56,6 +68,11 @@ extension EndToEnd {
           if isSealed { (base, sealed) = (name, sealed + [name]) }
           // Nobody has settled yet what both have left.
           if victim != .both { try guest.expectNothingLeft(bitmapsOf: [base]) }
+          // It went on, and is the base of what follows.
+          if victim == .engine {
+            try guest.expectContent(name)
+            continue
+          }
           let next = "\(name)-next"
           try keepNext(guest, next, on: base)
           (base, sealed) = (next, sealed + [next])

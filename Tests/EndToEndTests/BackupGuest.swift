@@ -9,7 +9,10 @@ import Testing
 /// The test is the guest: what it writes goes to the machine and into a model of the disk, a raw file beside it.
 final class BackupGuest {
   let directory: TemporaryDirectory
+  /// The journal as the tests see it, and as the program does, which `launcher` starts.
   let journal: String
+  private let ownJournal: String
+  private let launcher: [String]
   let byteCount: UInt64
   private(set) var machine: QEMUMachine
   private let disks: [QEMUMachine.Disk]
@@ -21,12 +24,14 @@ final class BackupGuest {
 
   init(
     _ names: [String] = ["root"], _ format: QEMUMachine.Disk.Format = .raw, byteCount: UInt64 = 8 << 20,
-    seed: UInt64, in directory: TemporaryDirectory
+    seed: UInt64, in directory: TemporaryDirectory, filesystem: PrivateFilesystem? = nil
   ) throws {
     self.directory = directory
     self.names = names
     self.byteCount = byteCount
-    journal = directory.file("journal")
+    ownJournal = filesystem.map { "\($0.mount)/journal" } ?? directory.file("journal")
+    journal = filesystem.map { "\($0.visible)/journal" } ?? ownJournal
+    launcher = try filesystem?.launcher() ?? []
     place = directory.file("run")
     var disks: [QEMUMachine.Disk] = []
     for (index, name) in names.enumerated() {
@@ -94,24 +99,23 @@ final class BackupGuest {
 
   // MARK: - The program
 
-  private var environment: [String: String] { ["SPILLWAY_RUNTIME_DIR": place] }
-
-  private var command: [String] {
-    ["backup", "--qmp", machine.monitorSocket, "-j", journal]
-      + names.indices.flatMap { ["--disk", "\(names[$0])=\(machine.node($0))"] }
+  /// Starts `spillway backup` of all disks with more arguments.
+  func start(_ more: [String], environment extra: [String: String] = [:]) throws -> ChildProcess {
+    let disks = names.indices.flatMap { ["--disk", "\(names[$0])=\(machine.node($0))"] }
+    return try startAlone(["-j", ownJournal] + disks + more, environment: extra)
   }
 
-  /// Starts `spillway backup` of all disks with more arguments.
-  func start(
-    _ more: [String], launcher: [String] = [], environment extra: [String: String] = [:]
-  ) throws -> ChildProcess {
-    let words = try launcher + [Spillway.path()] + command + more
-    return try ChildProcess(words[0], Array(words[1...]), environment: environment.merging(extra) { $1 })
+  /// Starts `spillway backup` of this machine; all else is in `arguments`.
+  func startAlone(_ arguments: [String], environment extra: [String: String] = [:]) throws -> ChildProcess {
+    let words =
+      try launcher + [Spillway.path(), "backup", "--qmp", machine.monitorSocket] + arguments
+    return try ChildProcess(
+      words[0], Array(words[1...]), environment: ["SPILLWAY_RUNTIME_DIR": place].merging(extra) { $1 })
   }
 
   /// Runs it to its end.
   func run(_ more: String...) throws -> FinishedProcess {
-    try Spillway.start(command + more, environment: environment).finish(within: .seconds(120))
+    try start(more).finish(within: .seconds(120))
   }
 
   /// Keeps a moment as generation `name`, which must succeed and say nothing else.
@@ -119,9 +123,8 @@ final class BackupGuest {
     _ name: String, on base: String? = nil, _ location: SourceLocation = #_sourceLocation
   ) throws {
     try remember(name)
-    let arguments = command + ["--name", name] + (base.map { ["--incremental", $0] } ?? [])
-    let finished = try Spillway.start(arguments, environment: environment).finish(within: .seconds(120))
-    try finished.succeeded()
+    let arguments = ["--name", name] + (base.map { ["--incremental", $0] } ?? [])
+    let finished = try start(arguments).finish(within: .seconds(120)).succeeded()
     let kind = base == nil ? "full" : "incremental"
     #expect(
       finished.errorLines == names.map { "spillway: sealed: \($0)@\(name) (\(kind))" } && finished.output.isEmpty,
@@ -145,4 +148,42 @@ final class BackupGuest {
     try ChildProcess("/usr/bin/flock", ["--timeout", "60", "\(try runtime())/lock", "/bin/true"])
       .finish(within: .seconds(90)).succeeded()
   }
+}
+
+/// A small filesystem in a mount namespace of its own, which lives as long as this.
+final class PrivateFilesystem {
+  /// Where it is for those inside, and for those outside.
+  let mount: String
+  let visible: String
+  private let holder: ChildProcess
+
+  /// One of `mebibytes`, empty.
+  init(mebibytes: Int, in directory: TemporaryDirectory) throws {
+    mount = directory.file("small")
+    try FileManager.default.createDirectory(atPath: mount, withIntermediateDirectories: true)
+    let words =
+      try FullDisk.tmpfs.launcher(mount, mebibytes: mebibytes, left: mebibytes)
+      + ["/bin/sh", "-c", "echo mounted >&2; exec sleep infinity"]
+    holder = try ChildProcess(words[0], Array(words[1...]))
+    visible = "/proc/\(holder.processID)/root\(mount)"
+    try holder.waitForErrorLine(containing: "mounted", within: .seconds(30))
+  }
+
+  deinit { holder.kill() }
+
+  /// What starts a program inside.
+  func launcher() throws -> [String] {
+    let asRoot = geteuid() == 0 ? [] : ["--user", "--preserve-credentials"]
+    return ["/usr/bin/nsenter", "--target", "\(holder.processID)", "--mount"] + asRoot
+  }
+
+  /// Fills it but for `left` bytes; `empty` makes room again.
+  func fill(leaving left: Int) throws {
+    let attributes = try FileManager.default.attributesOfFileSystem(forPath: visible)
+    let free = try #require(attributes[.systemFreeSize] as? Int)
+    try #require(free > left)
+    try Data(count: free - left).write(to: URL(fileURLWithPath: "\(visible)/ballast"))
+  }
+
+  func empty() throws { try FileManager.default.removeItem(atPath: "\(visible)/ballast") }
 }

@@ -146,7 +146,8 @@ extension EndToEnd {
   }
 }
 
-private enum FullDisk: String {
+/// A filesystem of a test's own, in a mount namespace, that is full but for what a test wants to leave.
+enum FullDisk: String {
   case tmpfs
   case ext4
 

@@ -20,9 +20,12 @@ package struct Backup {
       try session.run { () throws(ServiceError) in
         try copy(session)
         Failpoint.pass(.backupCopied)
+        try checkForStop(session, milliseconds: 0)
         session.mayBeSealed = true
         try session.engine.ask(SessionCommands.Name.preSeal)
         Failpoint.pass(.backupPreSealed)
+        // Views have everything in the journal now.
+        try session.engine.ask(SessionCommands.Name.detach, ["reason": "the backup is whole"])
         try finalize(session)
         Failpoint.pass(.backupFinalized)
         try session.engine.ask(SessionCommands.Name.seal)
@@ -87,8 +90,10 @@ package struct Backup {
   }
 
   /// Waits for a moment. Throws when the backup is to stop.
-  private func pause(_ session: Session) throws(ServiceError) {
-    if let signal = TerminationSignals.wait(milliseconds: 100), TerminationSignals.isEnding(signal) {
+  private func pause(_ session: Session) throws(ServiceError) { try checkForStop(session, milliseconds: 100) }
+
+  private func checkForStop(_ session: Session, milliseconds: Int) throws(ServiceError) {
+    if let signal = TerminationSignals.wait(milliseconds: milliseconds), TerminationSignals.isEnding(signal) {
       throw .failed("stopped by \(TerminationSignals.name(signal)); nothing was sealed")
     }
     if let loss = session.engine.loss { throw .failed(loss) }

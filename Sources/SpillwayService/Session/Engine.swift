@@ -47,8 +47,9 @@ package final class SessionEngine {
       let disks = try openDisks(in: journal)
       outcome = .success(try serve(disks, of: journal, link, &admin))
     } catch {
+      // The parent says it to the user, if it still waits for that.
+      outcome = admin == nil ? .success(error.status.rawValue) : .failure(error)
       link.say(EngineGreeting.failure(error))
-      outcome = .failure(error)
     }
     admin?.stopAccepting()
     do throws(JournalError) { try journal.close() } catch {
@@ -94,7 +95,8 @@ package final class SessionEngine {
   private func open(_ disk: SessionDisk, in journal: Journal) throws(ServiceError) -> Disk {
     try reportingJournalErrors { () throws(JournalError) in
       let handle = try journal.disk(disk.name, byteCount: disk.byteCount, mode: .snapshot)
-      if handle.generationName == disk.generation { return handle }
+      // The tag says whose it is: the name alone may be that of a backup which was sealed long ago.
+      if handle.generationName == disk.generation, handle.tag == plan.tag { return handle }
       return try journal.begin(
         disk.name,
         GenerationRequest(

@@ -73,7 +73,9 @@ final class Session {
       failure = error
     }
     tearDown()
-    if let failure { throw failure }
+    let loss = monitor.loss.map { ServiceError.failed("qemu is gone: \($0)") }
+    if let failure { throw loss ?? failure }
+    if let loss { log.error("\(loss.message)") }
   }
 
   private func setUp() throws(ServiceError) {
@@ -124,7 +126,6 @@ final class Session {
       log.debug("\(error.message)")
     }
     for problem in SessionTeardown(plan, monitor).run() { log.error("\(problem)") }
-    if let loss = monitor.loss { log.error("qemu is gone: \(loss)") }
   }
 
   /// Ends the generations that are not sealed, then the engine and everything else. After `run`.

@@ -63,7 +63,10 @@ struct SessionTeardown {
 
   private func attempt(_ problems: inout [String], _ body: (any Monitor) throws(QMPError) -> Void) {
     if monitor.loss != nil { return }
-    do throws(QMPError) { try monitor.use(body) } catch { problems.append("\(error)") }
+    do throws(QMPError) { try monitor.use(body) } catch {
+      // That qemu is gone is told once, by whoever runs the session.
+      if monitor.loss == nil { problems.append("\(error)") }
+    }
   }
 
   /// Whether qemu's server is the one that the session started. A session that was refused because another runs must leave
