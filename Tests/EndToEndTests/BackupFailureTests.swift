@@ -19,6 +19,7 @@ extension EndToEnd {
     private func middle(of guest: BackupGuest, _ more: String...) throws -> ChildProcess {
       try guest.keep("g1")
       try guest.write(0x51, at: 0, 4 << 20)
+      try guest.remember("failed")
       let held = try HeldStage("sessionMoment", in: directory)
       let backup = try guest.start(
         ["--name", "failed", "--incremental", "g1", "--speed", "64K"] + more, environment: held.environment)
@@ -49,6 +50,40 @@ extension EndToEnd {
       try guest.machine.monitor.cancelJob(guest.job().id)
       try backup.finish(within: .seconds(60)).expectFailure(1, "the job of root", "cancel")
       try expectRecovery(guest)
+    }
+
+    @Test("because its parent is killed, or both of its processes", arguments: [false, true])
+    func killed(both: Bool) throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      let backup = try middle(of: guest)
+      let engine = try BackupCrashTests.engine(of: backup)
+      backup.kill()
+      if both { kill(engine, SIGKILL) }
+      try guest.waitForEnd()
+      guard both else { return try expectRecovery(guest) }
+      try guest.machine.startWrite(0xe3, at: 2 << 20, 4096)
+      try guest.note(0xe3, at: 2 << 20, 4096)
+      try guest.remember("g2")
+      try guest.run("--name", "g2", "--incremental", "g1").succeeded()
+      #expect(try guest.machine.waitForWrites() == [])
+      #expect(try guest.states() == ["g1 full sealed", "failed incremental ended", "g2 incremental sealed"])
+      try guest.expectContent("g1", "g2")
+      try guest.expectNothingLeft(bitmapsOf: ["g2"])
+    }
+
+    @Test("but for its engine goes on when that is killed, and is sealed")
+    func engineKilled() throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      let backup = try middle(of: guest)
+      kill(try BackupCrashTests.engine(of: backup), SIGKILL)
+      try guest.write(0xe3, at: 2 << 20, 4096)
+      try guest.hurry()
+      let finished = try backup.finish(within: .seconds(60)).succeeded()
+      #expect(finished.errorLines.last == "spillway: sealed: root@failed (incremental)", "\(finished.errorLines)")
+      try guest.keep("g2", on: "failed")
+      try guest.expectContent("g1", "failed", "g2")
+      try guest.expectClean()
+      try guest.expectNothingLeft(bitmapsOf: ["g2"])
     }
 
     @Test("because of ^C", arguments: [SIGINT, SIGTERM])

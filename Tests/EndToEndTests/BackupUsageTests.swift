@@ -27,7 +27,7 @@ extension EndToEnd {
       try guest.keep("g1")
       try refuse(1, "has a bitmap spillway-g1 already", "--name", "g1")
       try refuse(2, "--name", "--name", "a/b")
-      try refuse(2, "--name", "--name", "live")
+      try refuse(2, "and not live", "--name", "live")
       try refuse(2, "--speed", "--speed", "fast")
       // Somebody has removed or added a bitmap.
       let monitor = guest.machine.monitor

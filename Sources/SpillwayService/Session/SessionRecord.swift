@@ -108,7 +108,8 @@ package final class SessionRecord {
     }
     unsafe rmdir(plan.sourceDirectory)
     if plan.isTemporary { removeTree(plan.journal) }
-    unsafe unlink(plan.runtimeDirectory + "/session.json")
+    // Who was killed while writing the record has left a draft of it.
+    for name in ["session.json.next", "session.json"] { unsafe unlink(plan.runtimeDirectory + "/" + name) }
   }
 
   /// Removes a directory with all that is in it; what cannot be removed stays.
