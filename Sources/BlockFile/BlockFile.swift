@@ -81,6 +81,9 @@ package struct FileError: Error, Sendable, CustomStringConvertible {
   /// Whether the filesystem or a limit has no room (ENOSPC, EDQUOT, EFBIG): space may return.
   package var isNoSpace: Bool { SystemError.isNoSpace(errno) }
 
+  /// Whether there is no such file (ENOENT).
+  package var isMissing: Bool { errno == 2 }
+
   package var description: String {
     let place = offset.map { " at offset \($0)" } ?? ""
     return "\(operation) \(path)\(place): \(SystemError.text(errno))"

@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
 const int spw_O_DIRECT = O_DIRECT;
 const short spw_POLLRDHUP = POLLRDHUP;
+const int spw_POSIX_SPAWN_SETSID = POSIX_SPAWN_SETSID;
 
 int spw_open(const char *path, int flags, unsigned mode) { return open(path, flags, (mode_t)mode); }
 
@@ -39,5 +41,11 @@ int spw_unmap_twice(void *base, size_t length) { return munmap(base, 2 * length)
 void spw_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 int spw_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
+
+uid_t spw_peer_user(int fd) {
+  struct ucred credentials;
+  socklen_t length = sizeof credentials;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 ? credentials.uid : (uid_t)-1;
+}
 
 int spw_event(void) { return eventfd(0, EFD_CLOEXEC); }

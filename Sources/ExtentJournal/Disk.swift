@@ -15,6 +15,8 @@ package final class Disk: Sendable {
     self.body = body
   }
 
+  /// The numbers of disk and generation.
+  package var key: LayerKey { layer.key }
   /// As it was given when the disk was added; unique within the journal.
   package var name: String { body.name }
   /// Size in bytes, a multiple of 512.
@@ -37,6 +39,9 @@ package final class Disk: Sendable {
 
   /// Returns when everything acknowledged before the call, on any disk of the journal, survives power loss.
   package func flush() throws(JournalError) { try journal.flush() }
+
+  /// A write or zeroing was acknowledged after `nanoseconds`. For the status.
+  package func noteAcknowledgement(nanoseconds: UInt64) { journal.acknowledgements.note(nanoseconds) }
 
   /// A number for one reader, to drop its parked reads by.
   package func newOwner() -> UInt64 { journal.ledger.newOwner() }

@@ -45,7 +45,7 @@ package struct JobSpeed: Sendable, Equatable {
 
 extension Disk {
   /// The job that was once seen to live, if one was recorded for the open generation.
-  package var seenJob: String? { journal.ledger.lock.withLock { layer.seenJob } }
+  package var seenJob: String? { journal.ledger.lock.withLock { layer.state.seenJob } }
 
   /// Records that `job` was seen to live. It survives power loss on return.
   package func recordSeenJob(_ job: String) throws(JournalError) {
@@ -55,7 +55,7 @@ extension Disk {
   }
 
   /// The speed that a job of the open generation is to get back, if it was lowered.
-  package var loweredJob: JobSpeed? { journal.ledger.lock.withLock { layer.loweredJob } }
+  package var loweredJob: JobSpeed? { journal.ledger.lock.withLock { layer.state.loweredJob } }
 
   /// Records the speed that a job had before it is lowered. It survives the end of this process on return, which is
   /// enough: with the machine the job ends too.

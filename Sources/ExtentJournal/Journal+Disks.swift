@@ -21,7 +21,7 @@ extension Journal {
           "disk \(name) is a \(body.mode.rawValue) disk in this journal, not \(mode.rawValue); leave the mode out or use another name"
         )
       }
-      return Disk(self, body, openLayer(of: id))
+      return Disk(self, body, newestLayer(of: id))
     }
     guard let byteCount else {
       throw JournalError(.usage, "the journal has no disk \(name); give its size")
@@ -46,7 +46,7 @@ extension Journal {
     try append(.disk, LayerKey(disk: id, generation: GenerationID(number: 1)), body: body.encoded)
     try finishCreations()
     try flush()
-    return Disk(self, body, openLayer(of: id))
+    return Disk(self, body, newestLayer(of: id))
   }
 
   /// Opens the first generation of disks that have none: new ones, and those that a crash left half made.
@@ -63,18 +63,9 @@ extension Journal {
     return begun
   }
 
-  /// The layer of a disk that takes writes. (Until seals exist a disk has one.)
-  func openLayer(of id: DiskID) -> Layer {
-    let key = LayerKey(disk: id, generation: GenerationID(number: 1))
-    guard let layer = ledger.lock.withLock({ ledger.layers[key] }) else {
-      preconditionFailure("a disk has an open generation from its creation on")
-    }
-    return layer
-  }
-
-  /// All disks, by name.
+  /// All disks, by name, with their newest generations that lists show.
   package var disks: [Disk] {
     ledger.lock.withLock { ledger.disks }
-      .map { Disk(self, $0.value, openLayer(of: $0.key)) }.sorted { $0.name < $1.name }
+      .map { Disk(self, $0.value, newestLayer(of: $0.key)) }.sorted { $0.name < $1.name }
   }
 }

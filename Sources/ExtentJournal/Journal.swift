@@ -13,6 +13,7 @@ internal import Threads
 //   Segment/  SegmentWriter    a batch becomes a group of a segment, and durable
 //   Index/    Indexer          what is durable becomes findable for good
 //   Read/     DiskReader       the way back: spool, memory, index, frames; reads that wait
+//   Generation/ SealRecord     what a disk held at one moment is closed, named and vouched for
 //   Replay/   Replay           a generation as a raw file
 //
 // Recovery runs the same way from the other end when a journal is opened.
@@ -35,6 +36,9 @@ package final class Journal: @unchecked Sendable {
   let sourceBlocks = SourceBlocks()
   let sourceCounters = SourceCounters()
   let regionLocks = RegionLocks()
+  let acknowledgements = LatencyHistogram()
+  /// Held while a generation is opened, sealed or ended, I/O included: it orders these and guards nothing else.
+  let generationTurn = Lock()
   let privateMemory: PrivateMemory
   let admission: Admission
   private let poison: (JournalError) -> Void
@@ -118,7 +122,7 @@ package final class Journal: @unchecked Sendable {
       ledger.lock.withLock { ledger.work.signal() }
     }
     ring.retire(kept.dead)
-    ledger.skipSequences(through: replayed.cutSequence)
+    ledger.skipSequences(through: replayed.usedSequence)
     damage = Self.name(replayed.damage, ledger)
     incomplete = replayed.incomplete
     firstLoss = replayed.damage.first { $0.isUnknown }?.sentence
@@ -135,11 +139,12 @@ package final class Journal: @unchecked Sendable {
     epochs.hooks = host.hooks
     readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
-    let poison: (JournalError) -> Void = { [ledger, ring] error in
+    let poison: (JournalError) -> Void = { [ledger, ring, index] error in
       ring.file.hasFailed = true
       log(.error, "the journal takes no more writes: \(error.message)")
       for read in ledger.fail(error) { read.wake(.retry) }
       ring.close(error)
+      index.stopRebuilding(error)
     }
     self.poison = poison
     spiller = Spiller(
@@ -265,9 +270,14 @@ package final class Journal: @unchecked Sendable {
 
   /// Marks a generation as broken: the word in the ring first, so that it outlives this process, then the record.
   /// Adds no second record when it is broken already.
-  func taint(_ layer: Layer, _ reason: String) throws(JournalError) {
-    if !ledger.hooks.has(.taintWordLeftOut) { ring.file.setTaint(layer.key) }
-    let (isFirst, woken) = ledger.lock.withLock { ledger.markTainted(layer, reason) }
+  ///
+  /// A writer cannot break what is closed: it gets `.notPermitted`. What a recovery has lost breaks it `evenClosed`.
+  func taint(_ layer: Layer, _ reason: String, evenClosed: Bool = false) throws(JournalError) {
+    let (isFirst, woken) = try ledger.lock.withLock { () throws(JournalError) in
+      if !evenClosed, let refusal = layer.refusal(of: .data, []) { throw refusal }
+      if !ledger.hooks.has(.taintWordLeftOut) { ring.file.setTaint(layer.key) }
+      return ledger.markTainted(layer, reason)
+    }
     for read in woken { read.wake(.retry) }
     guard isFirst else { return try ledger.waitForTaintRecord(layer) }
     log(.error, "\(name(of: layer.key)) is tainted: \(reason)")
@@ -285,20 +295,25 @@ package final class Journal: @unchecked Sendable {
     guard let layer = ledger.lock.withLock({ ledger.layers[key] }),
       ledger.lock.withLock({ layer.taint }) == nil
     else { return }
-    try taint(layer, reason)
+    try taint(layer, reason, evenClosed: true)
   }
 
   /// Acknowledged old data is gone while the guest may live on: an open snapshot cannot be whole any more.
   private func taintWhatLostItsSpool() throws(JournalError) {
     let open = ledger.lock.withLock {
-      ledger.layers.values.filter { ledger.disks[$0.key.disk]?.mode == .snapshot && $0.taint == nil }
+      ledger.layers.values.filter {
+        ledger.disks[$0.key.disk]?.mode == .snapshot && $0.taint == nil && $0.canLoseWrites
+      }
     }
     for layer in open { try taint(layer, "acknowledged writes were lost with the spool") }
   }
 
   func name(of key: LayerKey) -> String {
-    let disk = ledger.lock.withLock { ledger.disks[key.disk]?.name }
-    return "generation \(key.generation.number) of disk \(disk ?? String(key.disk.number))"
+    let (disk, generation) = ledger.lock.withLock {
+      (ledger.disks[key.disk]?.name, ledger.layers[key]?.state.title)
+    }
+    let title = generation ?? String(key.generation.number)
+    return "generation \(title) of disk \(disk ?? String(key.disk.number))"
   }
 
   // MARK: - Durability

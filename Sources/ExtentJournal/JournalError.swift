@@ -13,6 +13,8 @@ package struct JournalError: Error, Sendable {
     case inUse
     /// The disk is full; goes on when space returns (exit 1).
     case noSpace
+    /// The generation takes no more writes: it is sealed, or was ended (exit 1).
+    case notPermitted
     /// The journal is being closed: nobody should be told, whoever asked may ask the next owner.
     case closing
   }

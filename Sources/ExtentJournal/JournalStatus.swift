@@ -39,6 +39,9 @@ package struct JournalStatus: Codable, Sendable {
   package var waitedReads: UInt64 = 0
   /// The longest time that any read was parked since the journal was opened.
   package var longestWaitNanoseconds: UInt64 = 0
+  /// How long writes and zeroes of ingest exports took since the journal was opened, from the request's first byte to the
+  /// reply: what a guest waits for.
+  package var acknowledgements = LatencySummary()
   /// Reads of views that took bytes from a source since the journal was opened.
   package var readsFromSource: UInt64 = 0
   /// Reads of views that needed no source.
@@ -73,25 +76,62 @@ package struct DiskStatus: Codable, Sendable {
 
 /// One generation of a disk in a `JournalStatus`.
 package struct GenerationStatus: Codable, Sendable {
-  /// The name, or nil while the generation is open (its seal names it).
+  /// The name, or nil while it has none (its seal names it).
   package var name: String?
+  /// Counts within the disk, from 1, in the order of opening.
+  package var number: UInt32
+  /// `full`, `incremental`, `cow` or `checkpoint`.
+  package var kind: String
+  /// The generation that an incremental one falls to.
+  package var base: String?
+  /// What its owner knows it by; nil when it did not say.
+  package var tag: String?
+  /// `arriving`, `complete`, `pre-sealed`, `sealed` or `ended`.
+  package var state: String
+  /// Why it was ended; nil when it was not.
+  package var endReason: String?
   /// Whether its stream has ended.
   package var isComplete: Bool
   /// Whether it is broken, for good.
   package var tainted: Bool
+  /// Why it is broken; nil when it is not.
+  package var taintReason: String?
+
+  init(_ state: LayerState, base: String?) {
+    name = state.name.isEmpty ? nil : state.name
+    number = state.key.generation.number
+    kind = state.kind.word
+    self.base = base
+    tag = state.tag.isEmpty ? nil : state.tag
+    self.state = Self.word(state)
+    endReason = state.end
+    isComplete = state.isComplete
+    tainted = state.taint != nil
+    taintReason = state.taint
+  }
+
+  private static func word(_ state: LayerState) -> String {
+    if state.seal != nil { return "sealed" }
+    if state.end != nil { return "ended" }
+    if state.preSeal != nil { return "pre-sealed" }
+    return state.isComplete ? "complete" : "arriving"
+  }
 }
 
 extension DiskStatus {
   /// The disks of a catalog, by name.
   static func list(_ disks: [DiskID: DiskBody], _ layers: [LayerState]) -> [DiskStatus] {
     disks.sorted { $0.value.name < $1.value.name }.map { (id, body) in
-      let generations = layers.filter { $0.key.disk == id }.sorted { $0.key < $1.key }.map {
-        GenerationStatus(
-          name: $0.name.isEmpty ? nil : $0.name, isComplete: $0.isComplete, tainted: $0.taint != nil)
+      let generations = layers.filter { $0.key.disk == id && !$0.isHidden }.sorted { $0.key < $1.key }.map {
+        GenerationStatus($0, base: base(of: $0, in: layers))
       }
       return DiskStatus(
         name: body.name, byteCount: body.byteCount, mode: body.mode.rawValue, generations: generations)
     }
+  }
+
+  private static func base(of state: LayerState, in layers: [LayerState]) -> String? {
+    state.baseKey.map { key in layers.first { $0.key == key }?.title ?? String(key.generation.number) }
   }
 }
 
@@ -119,6 +159,7 @@ extension Journal {
     status.parkedReads = UInt64(counters.parkedReads)
     status.waitedReads = counters.waitedReads
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds
+    status.acknowledgements = acknowledgements.summary
     status.readsFromSource = sourceCounters.readsFromSource.count
     status.readsFromJournal = sourceCounters.readsFromJournal.count
     status.sourceBytes = sourceCounters.sourceBytes.count
@@ -126,11 +167,7 @@ extension Journal {
     status.isStalled = ledger.stall != nil
     status.failure = ledger.failure?.message
     status.damage = damage.isEmpty ? nil : damage
-    let layers = ledger.layers.values.map { layer in
-      LayerState(
-        key: layer.key, kind: layer.kind, name: layer.name, isComplete: layer.isComplete, taint: layer.taint)
-    }
-    status.disks = DiskStatus.list(ledger.disks, layers)
+    status.disks = DiskStatus.list(ledger.disks, ledger.layers.values.map(\.state))
     return status
   }
 }

@@ -4,7 +4,7 @@ internal import Extents
 /// Where the content of a run of sectors is while it is in the ring.
 struct SpoolPlace: ExtentValue {
   var sequence: UInt64
-  /// Data, zero or trim.
+  /// Data, zero, trim or base.
   var kind: RecordKind
   /// Position in the ring of the run's first byte (data only).
   var position: UInt64
@@ -28,33 +28,28 @@ final class Layer: @unchecked Sendable {
   // Sendable: constants, and variables guarded by the commit lock; only the ledger changes them.
   let key: LayerKey
   let kind: GenerationKind
-  let name: String
-  var isComplete = false
-  var taint: String?
+  /// The layer that shows through outside the bitmap.
+  let base: LayerKey?
+  var state: LayerState
   /// Whether the record that says so has its sequence. (A taint is marked in memory and in the ring before.)
   var hasTaintRecord = false
+  /// Whether something came since the journal was opened, or was read from its segments then.
+  var hasArrivals = false
   var spooled = ExtentMap<SpoolPlace>()
   var active = ExtentMap<Placement>()
   var flushing = ExtentMap<Placement>()
   var parked = ParkedReads()
   /// The disk that the generation's job protects, if it can be read.
   var source: SourceAttachment?
-  /// The job that was once seen to live, as recorded.
-  var seenJob: String?
-  /// The job whose speed was lowered, and its speed before, as recorded; nil when it was restored.
-  var loweredJob: JobSpeed?
 
-  init(key: LayerKey, kind: GenerationKind, name: String) {
-    self.key = key
-    self.kind = kind
-    self.name = name
-  }
+  var isComplete: Bool { state.isComplete }
+  var taint: String? { state.taint }
 
-  /// Whether what is absent may be read from the source.
+  /// Whether what is absent may be read from the source: not before it is known what is outside the bitmap, where the
+  /// guest overwrites without telling anybody.
   var takesSource: Bool {
-    switch kind {
-    case .full, .checkpoint: true
-    }
+    if state.isClosed { return false }
+    return kind != .incremental || state.bitmapIsWhole
   }
 
   /// Whether the source, or its state, is not what it was at the look that `found` came from.
@@ -66,25 +61,8 @@ final class Layer: @unchecked Sendable {
   init(state: LayerState) {
     key = state.key
     kind = state.kind
-    name = state.name
-    isComplete = state.isComplete
-    taint = state.taint
+    base = state.baseKey
+    self.state = state
     hasTaintRecord = state.taint != nil
-    seenJob = state.seenJob
-    loweredJob = state.loweredJob
   }
-}
-
-/// What the index keeps of a generation besides its extents.
-struct LayerState: Sendable {
-  var key: LayerKey
-  var kind: GenerationKind
-  var base: UInt32 = 0
-  var name: String
-  var isComplete = false
-  var taint: String?
-  /// The job that was once seen to live.
-  var seenJob: String?
-  /// The job whose speed is to be restored, and to what.
-  var loweredJob: JobSpeed?
 }

@@ -97,6 +97,7 @@ final class Ledger: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     if let failure { throw failure }
+    if let layer = layers[layer], let refusal = layer.refusal(of: kind, body) { throw refusal }
     lastSequence = max(lastSequence, usedThrough) + 1
     let effective = allZero ? RecordKind.zero : kind
     hooks.reach(.recordFilled)
@@ -131,21 +132,20 @@ final class Ledger: @unchecked Sendable {
   /// What a record changes in what readers see.
   private func apply(_ record: Record, position: UInt64) -> [ParkedRead] {
     switch record.kind {
-    case .data, .zero, .trim:
+    case .data, .zero, .trim, .base:
       guard let layer = layers[record.layer] else { return [] }
-      if record.kind == .data {
-        counters.writtenBytes += record.range.byteCount
-      } else {
-        counters.zeroedBytes += record.range.byteCount
+      switch record.kind {
+      case .data: counters.writtenBytes += record.range.byteCount
+      case .base: break
+      default: counters.zeroedBytes += record.range.byteCount
       }
+      layer.hasArrivals = true
       layer.spooled.insert(
         record.range, SpoolPlace(sequence: record.sequence, kind: record.kind, position: position))
       return woken(layer.parked.take(overlapping: record.range))
     default:
       applyToCatalog(record)
-      guard record.kind == .complete || record.kind == .taint, let layer = layers[record.layer] else {
-        return []
-      }
+      guard record.kind.settlesWaits, let layer = layers[record.layer] else { return [] }
       return woken(layer.parked.takeAll())
     }
   }
@@ -155,21 +155,17 @@ final class Ledger: @unchecked Sendable {
     case .disk:
       disks[record.layer.disk] = DiskBody(record.body)
     case .begin:
-      guard layers[record.layer] == nil, let body = BeginBody(record.body) else { return }
-      layers[record.layer] = Layer(key: record.layer, kind: body.kind, name: body.name)
-    case .complete:
-      layers[record.layer]?.isComplete = true
+      guard layers[record.layer] == nil, let state = LayerState(begunBy: record) else { return }
+      layers[record.layer] = Layer(state: state)
     case .taint where record.layer == .journal:
       if loss == nil { loss = String(decoding: record.body, as: UTF8.self) }
     case .taint:
-      layers[record.layer]?.taint = String(decoding: record.body, as: UTF8.self)
+      layers[record.layer]?.state.apply(record)
       layers[record.layer]?.hasTaintRecord = true
       progress.broadcast()
-    case .source:
-      layers[record.layer]?.seenJob = String(decoding: record.body, as: UTF8.self)
-    case .speed:
-      if let body = JobSpeed(record.body) { layers[record.layer]?.loweredJob = body.pending }
-    case .data, .zero, .trim:
+    case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed:
+      layers[record.layer]?.state.apply(record)
+    case .data, .zero, .trim, .base:
       break
     }
   }
@@ -178,7 +174,7 @@ final class Ledger: @unchecked Sendable {
   /// holds the lock.
   func markTainted(_ layer: Layer, _ reason: String) -> (isFirst: Bool, reads: [ParkedRead]) {
     let isFirst = layer.taint == nil
-    layer.taint = layer.taint ?? reason
+    if isFirst { layer.state.taint = reason }
     return (isFirst, woken(layer.parked.takeAll()))
   }
 
@@ -200,9 +196,15 @@ final class Ledger: @unchecked Sendable {
   func look(_ layer: Layer, _ range: SectorRange) -> (pieces: [PlannedPiece], gaps: Gaps) {
     var pieces: [PlannedPiece] = []
     var gaps = Gaps(range)
-    gaps.fill(from: layer.spooled) { pieces.append(PlannedPiece(range: $0, source: .spool($1))) }
-    gaps.fill(from: layer.active) { pieces.append(PlannedPiece(range: $0, source: .placed($1))) }
-    gaps.fill(from: layer.flushing) { pieces.append(PlannedPiece(range: $0, source: .placed($1))) }
+    gaps.fill(from: layer.spooled) {
+      pieces.append(PlannedPiece(range: $0, source: .spool($1), layer: layer.key))
+    }
+    gaps.fill(from: layer.active) {
+      pieces.append(PlannedPiece(range: $0, source: .placed($1), layer: layer.key))
+    }
+    gaps.fill(from: layer.flushing) {
+      pieces.append(PlannedPiece(range: $0, source: .placed($1), layer: layer.key))
+    }
     return (pieces, gaps)
   }
 
@@ -241,7 +243,11 @@ final class Ledger: @unchecked Sendable {
       }
     }
     inSlices(batch.extents.count) { slice in
-      for (layer, range, placement) in batch.extents[slice] { layers[layer]?.active.insert(range, placement) }
+      for (key, range, placement) in batch.extents[slice] {
+        guard let layer = layers[key] else { continue }
+        layer.active.insert(range, placement)
+        layer.hasArrivals = true
+      }
     }
     hooks.reach(.publishing)
     inSlices(spooled.count) { slice in
@@ -404,6 +410,9 @@ final class Ledger: @unchecked Sendable {
 }
 
 extension RecordKind {
-  /// Whether the record sets sectors (data, zero, trim).
-  var hasExtent: Bool { self == .data || self == .zero || self == .trim }
+  /// Whether the record sets sectors (data, zero, trim, base).
+  var hasExtent: Bool { rawValue <= RecordKind.base.rawValue }
+
+  /// Whether what reads of its generation wait for may never come after it.
+  var settlesWaits: Bool { self == .complete || self == .taint || self == .seal || self == .end }
 }

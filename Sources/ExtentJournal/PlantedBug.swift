@@ -37,6 +37,12 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case taintNotChecked
   /// The source: a job is known by its name alone, so that one that follows it passes for it.
   case successorJob
+  /// What is outside the bitmap is recorded over what has arrived.
+  case baseOverArrived
+  /// What falls to the base is read from the base of the base.
+  case baseOfBaseRead
+  /// A seal is answered before it survives power loss.
+  case sealNotFlushed
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.

@@ -50,10 +50,15 @@ package enum RecordKind: UInt8, Sendable {
   case data = 1
   case zero = 2
   case trim = 3
+  case base = 4
   case disk = 16
   case begin = 17
   case complete = 18
   case taint = 19
+  case bitmapWhole = 20
+  case preSeal = 21
+  case seal = 22
+  case end = 23
   case source = 28
   case speed = 29
 }
@@ -107,42 +112,5 @@ struct DiskBody: Sendable, Equatable {
     mode = bytes[0] == 1 ? .device : .snapshot
     byteCount = size
     name = String(decoding: bytes[16...], as: UTF8.self)
-  }
-}
-
-/// How a generation relates to others (the numbers stand in the format).
-enum GenerationKind: UInt8, Sendable {
-  /// Complete in itself: one backup job's data.
-  case full = 1
-  /// A device's state since the previous checkpoint.
-  case checkpoint = 4
-}
-
-/// The body of a begin record.
-struct BeginBody: Sendable, Equatable {
-  var kind: GenerationKind
-  var base: UInt32
-  var name: String
-
-  var encoded: [UInt8] {
-    var bytes: [UInt8] = [kind.rawValue, 0, 0, 0]
-    bytes.appendBigEndian(base)
-    return bytes + name.utf8
-  }
-
-  init(kind: GenerationKind, base: UInt32, name: String) {
-    self.kind = kind
-    self.base = base
-    self.name = name
-  }
-
-  /// Nil when `bytes` is no such body.
-  init?(_ bytes: [UInt8]) {
-    guard bytes.count >= 8, let kind = GenerationKind(rawValue: bytes[0]),
-      let base = bytes.bigEndian(at: 4, as: UInt32.self)
-    else { return nil }
-    self.kind = kind
-    self.base = base
-    name = String(decoding: bytes[8...], as: UTF8.self)
   }
 }

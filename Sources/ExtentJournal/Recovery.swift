@@ -101,8 +101,8 @@ struct Recovery {
   struct SegmentOutcome {
     /// The last segment number in use.
     var lastSegment: UInt64 = 0
-    /// The highest sequence that a batch had that was cut off.
-    var cutSequence: UInt64 = 0
+    /// The highest sequence that what is gone may have had: a batch that was cut off, or what the ring saw written.
+    var usedSequence: UInt64 = 0
     /// What was durable and is not whole.
     var damage: [SegmentDamage] = []
     /// The layers that may miss something nobody knows, and why.
@@ -155,9 +155,10 @@ struct Recovery {
     }
     progress.end()
     if case .torn(let number, let offset, let lastSequence) = end {
-      outcome.cutSequence = lastSequence
+      outcome.usedSequence = lastSequence
       try cut(store, segments, at: number, offset)
     }
+    outcome.usedSequence = max(outcome.usedSequence, ring?.spilledThrough ?? 0)
     try sealLast(store, scanner)
     // What was read may be in the page cache only; from here on it counts as durable.
     for number in try listSegments(store) where number >= applied.segment {

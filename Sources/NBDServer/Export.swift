@@ -50,12 +50,20 @@ package protocol ExportSession: AnyObject, Sendable {
   /// power loss. Called on a thread of its own, for FLUSH and for changes with FUA.
   func flush() throws(ExportError)
 
+  /// A write or a zeroing without FUA was answered `nanoseconds` after its request was there.
+  func didAcknowledge(nanoseconds: UInt64)
+
   /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
   /// `range` and at least one byte. At most `limit` extents (≥ 1).
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent]
 
   /// The connection has ended and no call is running any more. `cleanly` when it ended with NBD_CMD_DISC.
   func close(cleanly: Bool)
+}
+
+extension ExportSession {
+  /// Most keep no count.
+  package func didAcknowledge(nanoseconds: UInt64) {}
 }
 
 /// Work that must wait until the reply is on the wire (waking the readers that a write serves).

@@ -31,6 +31,14 @@ struct ListeningSockets: ~Copyable {
     }
   }
 
+  /// A socket at `address` that somebody else has bound and keeps: its file is not ours to remove. Takes over
+  /// `descriptor`.
+  init(inheriting descriptor: Int32, as address: ListenAddress) {
+    descriptors = [descriptor]
+    file = nil
+    self.address = address
+  }
+
   deinit {
     for descriptor in descriptors { close(descriptor) }
     if case .unix(let path) = address, let file, Self.identity(path) == file { _ = unsafe unlink(path) }

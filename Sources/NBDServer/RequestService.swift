@@ -189,6 +189,7 @@ struct RequestService: Sendable {
     _ cookie: UInt64, _ range: ByteRange, durable: Bool, _ machine: inout ServerMachine,
     _ input: inout InputBuffer
   ) throws(ConnectionEnd) {
+    let since = MonotonicClock.nanoseconds()
     let reservation: any WriteReservation
     do throws(ExportError) {
       reservation = try session.reserve(range)
@@ -203,7 +204,7 @@ struct RequestService: Sendable {
       throw error
     }
     machine.tookPayload(machine.payloadRemaining)
-    try change(cookie, durable: durable) { () throws(ExportError) in
+    try change(cookie, durable: durable, since: since) { () throws(ExportError) in
       try reservation.commit()
     } retired: {
       reservation.abandon()
@@ -231,8 +232,10 @@ struct RequestService: Sendable {
 
   /// Makes a change unless the connection is retired, and replies; with `durable` the reply waits for a flush.
   private func change(
-    _ cookie: UInt64, durable: Bool, _ body: () throws(ExportError) -> AfterReply?, retired: () -> Void = {}
+    _ cookie: UInt64, durable: Bool, since: UInt64? = nil, _ body: () throws(ExportError) -> AfterReply?,
+    retired: () -> Void = {}
   ) throws(ConnectionEnd) {
+    let since = since ?? MonotonicClock.nanoseconds()
     guard connection.gate.begin() else {
       retired()
       throw .dropped("its client has connected again")
@@ -247,7 +250,9 @@ struct RequestService: Sendable {
     }
     // What a change entails is owed to other connections, whether or not this one still takes its reply.
     defer { afterReply?() }
-    if durable { try connection.answerWhenDurable(cookie, self) } else { try succeed(cookie) }
+    if durable { return try connection.answerWhenDurable(cookie, self) }
+    try succeed(cookie)
+    session.didAcknowledge(nanoseconds: MonotonicClock.nanoseconds() - since)
   }
 
   /// The body of the flusher thread: one flush for all the replies that wait for one.

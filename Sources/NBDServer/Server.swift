@@ -33,7 +33,20 @@ package final class Server: @unchecked Sendable {
   package func listen(
     on address: ListenAddress, directory: any ExportDirectory
   ) throws(ServerError) -> ListenAddress {
-    let listener = try Listener(ListeningSockets(address), log: log)
+    try serve(Listener(ListeningSockets(address), log: log), directory)
+  }
+
+  /// Serves the exports of `directory` on a socket that listens already at `address`; whoever bound it keeps it and its
+  /// file. `descriptor` is this server's from now on.
+  package func listen(
+    inheriting descriptor: Int32, as address: ListenAddress, directory: any ExportDirectory
+  ) throws(ServerError) {
+    _ = try serve(Listener(ListeningSockets(inheriting: descriptor, as: address), log: log), directory)
+  }
+
+  private func serve(
+    _ listener: Listener, _ directory: any ExportDirectory
+  ) throws(ServerError) -> ListenAddress {
     try listener.start { [self] descriptor in accept(descriptor, directory, listener.address) }
     let isTooLate = lock.withLock { () -> Bool in
       if !isStopping { listeners.append(listener) }
@@ -41,7 +54,7 @@ package final class Server: @unchecked Sendable {
     }
     if isTooLate {
       listener.stop()
-      throw ServerError("\(address): the server is stopping")
+      throw ServerError("\(listener.address): the server is stopping")
     }
     return listener.address
   }

@@ -9,7 +9,7 @@ struct LineSocket: ~Copyable {
   /// A peer that sends more than this without a line end is not speaking our dialect.
   private static let lineBytesMax = 16 << 20
 
-  private let descriptor: Int32
+  private var descriptor: Int32
   private var buffer: [UInt8] = []
   /// How much of `buffer` is known to hold no line end, so that a long line is not searched again and again.
   private var searched = 0
@@ -18,10 +18,22 @@ struct LineSocket: ~Copyable {
     descriptor = try connectedSocket(path)
   }
 
-  deinit { close(descriptor) }
+  /// A socket that somebody else connected, which is closed with this.
+  init(adopting descriptor: Int32) { self.descriptor = descriptor }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  /// Ends the connection. Later reads and writes say so.
+  mutating func disconnect() {
+    if descriptor >= 0 { close(descriptor) }
+    descriptor = -1
+    buffer = []
+    searched = 0
+  }
 
   /// The next line without its end, skipping empty ones. `awaited` names it in errors.
   mutating func readLine(until deadline: Instant?, awaited: String) throws(QMPError) -> [UInt8] {
+    guard descriptor >= 0 else { throw .closed(awaited: awaited) }
     while true {
       if let line = takeLine() {
         if line.isEmpty { continue }
@@ -46,6 +58,7 @@ struct LineSocket: ~Copyable {
 
   /// Sends all of `bytes`.
   func write(_ bytes: [UInt8], until deadline: Instant?, awaited: String) throws(QMPError) {
+    guard descriptor >= 0 else { throw .closed(awaited: awaited) }
     var done = 0
     while done < bytes.count {
       // SAFETY: send reads at most what is left of the array it is lent.

@@ -4,47 +4,49 @@
 // The conversation is plain blocking code. Nobody reads the socket between calls: events wait in its buffer, and
 // the next call finds them. That costs nothing, needs no thread and leaves nothing to be torn down.
 
-internal import FoundationEssentials
-
-/// A conversation with a monitor. For one thread at a time.
-package final class QMPConnection {
+/// A conversation over a monitor's unix socket. For one thread at a time.
+package final class QMPConnection: Monitor {
   /// What the other side said of itself: the content of `{"QMP": ...}`.
-  package let greeting: JSONValue
+  package private(set) var greeting: JSONValue
   /// How long a command, or its answer, may take; nil is for ever.
   package var timeout: Duration?
 
-  /// Events that nobody has waited for are kept up to this number; then the oldest are dropped.
-  package static let keptEventsMax = 4096
+  /// Where the monitor listens.
+  package let path: String
 
   private var socket: LineSocket
   private var lastID: Int64 = 0
-  private var keptEvents: [QMPEvent] = []
-  private var hasDroppedEvents = false
+  private var keptEvents = KeptEvents()
 
   /// Connects to the unix socket at `path` and gets capability negotiation over with.
   package init(connectingTo path: String, timeout: Duration? = .seconds(30)) throws(QMPError) {
+    self.path = path
     self.timeout = timeout
     var socket = try LineSocket(connectingTo: path)
-    let line = try socket.readLine(until: timeout.map { .now + $0 }, awaited: "greeting")
-    let opening = try decode(Opening.self, from: line)
-    if let error = opening.error {
-      throw .refused(command: "connecting", class: error.class, description: error.desc)
-    }
-    guard let greeting = opening.greeting else { throw .malformed(line: text(line)) }
-    self.greeting = greeting
+    greeting = try socket.readGreeting(of: path, within: timeout)
     self.socket = socket
     try execute("qmp_capabilities")
   }
 
-  /// Sends a command and returns what came back, once it came.
-  @discardableResult
-  package func execute(_ command: String, arguments: JSONValue? = nil) throws(QMPError) -> JSONValue {
-    try execute(command, arguments: arguments, as: JSONValue.self)
+  /// Hangs up, so that another may come in; `reconnect` begins anew.
+  package func disconnect() {
+    socket.disconnect()
+    keptEvents.removeAll()
+  }
+
+  /// Hangs up and connects to the same path again.
+  package func reconnect() throws(QMPError) {
+    // The old connection first: qemu greets nobody as long as it has one.
+    disconnect()
+    var fresh = try LineSocket(connectingTo: path)
+    greeting = try fresh.readGreeting(of: path, within: timeout)
+    socket = fresh
+    try execute("qmp_capabilities")
   }
 
   /// Sends a command and decodes what came back.
   package func execute<Reply: Decodable>(
-    _ command: String, arguments: JSONValue? = nil, as type: Reply.Type
+    _ command: String, arguments: JSONValue?, as type: Reply.Type
   ) throws(QMPError) -> Reply {
     lastID += 1
     let deadline = timeout.map { ContinuousClock.now + $0 }
@@ -54,7 +56,7 @@ package final class QMPConnection {
       let line = try socket.readLine(until: deadline, awaited: "reply to \(command)")
       let message = try decode(Message.self, from: line)
       if message.event != nil {
-        keep(try decode(QMPEvent.self, from: line))
+        keptEvents.keep(try decode(QMPEvent.self, from: line))
       } else if message.id == lastID || (message.id == nil && message.error != nil) {
         // An error without an id is qemu's answer to something that it could not even parse.
         if let error = message.error {
@@ -71,7 +73,7 @@ package final class QMPConnection {
   package func nextEvent(
     within timeout: Duration, where isWanted: (QMPEvent) -> Bool
   ) throws(QMPError) -> QMPEvent? {
-    if let index = keptEvents.firstIndex(where: isWanted) { return keptEvents.remove(at: index) }
+    if let event = keptEvents.take(where: isWanted) { return event }
     let deadline = ContinuousClock.now + timeout
     while true {
       let line: [UInt8]
@@ -83,73 +85,30 @@ package final class QMPConnection {
       guard try decode(Message.self, from: line).event != nil else { continue }
       let event = try decode(QMPEvent.self, from: line)
       if isWanted(event) { return event }
-      keep(event)
+      keptEvents.keep(event)
     }
   }
 
   /// The events that came before the last reply, in order, and are kept no longer. Nil when there were more than are kept.
-  package func takeEvents() -> [QMPEvent]? {
-    defer {
-      keptEvents = []
-      hasDroppedEvents = false
+  package func takeEvents() -> [QMPEvent]? { keptEvents.takeAll() }
+}
+
+extension LineSocket {
+  /// Reads the first line of a conversation.
+  fileprivate mutating func readGreeting(of path: String, within timeout: Duration?) throws(QMPError)
+    -> JSONValue
+  {
+    let line: [UInt8]
+    do throws(QMPError) {
+      line = try readLine(until: timeout.map { .now + $0 }, awaited: "greeting")
+    } catch .timedOut {
+      throw .occupied(path: path)
     }
-    return hasDroppedEvents ? nil : keptEvents
-  }
-
-  private func keep(_ event: QMPEvent) {
-    if keptEvents.count == Self.keptEventsMax {
-      keptEvents.removeFirst()
-      hasDroppedEvents = true
+    let opening = try decode(Opening.self, from: line)
+    if let error = opening.error {
+      throw .refused(command: "connecting", class: error.class, description: error.desc)
     }
-    keptEvents.append(event)
+    guard let greeting = opening.greeting else { throw .malformed(line: text(line)) }
+    return greeting
   }
 }
-
-private struct Request: Encodable {
-  var execute: String
-  var arguments: JSONValue?
-  var id: Int64
-}
-
-/// The first line of a conversation: who the other side is, or why it wants none.
-private struct Opening: Decodable {
-  var greeting: JSONValue?
-  var error: Failure?
-
-  private enum CodingKeys: String, CodingKey {
-    case greeting = "QMP"
-    case error
-  }
-}
-
-private struct Failure: Decodable {
-  var `class`: String
-  var desc: String
-}
-
-/// As much of an incoming line as tells what it is.
-private struct Message: Decodable {
-  var id: Int64?
-  var event: String?
-  var error: Failure?
-}
-
-private struct Success<Reply: Decodable>: Decodable {
-  var `return`: Reply
-}
-
-private func encode(_ request: Request) throws(QMPError) -> [UInt8] {
-  let encoder = JSONEncoder()
-  encoder.outputFormatting = [.withoutEscapingSlashes, .sortedKeys]
-  do { return Array(try encoder.encode(request)) + [UInt8(ascii: "\n")] } catch {
-    throw .malformed(line: "\(request.execute): \(error)")
-  }
-}
-
-private func decode<Value: Decodable>(_ type: Value.Type, from line: [UInt8]) throws(QMPError) -> Value {
-  do { return try JSONDecoder().decode(type, from: Data(line)) } catch {
-    throw .malformed(line: text(line))
-  }
-}
-
-private func text(_ line: [UInt8]) -> String { String(decoding: line, as: UTF8.self) }

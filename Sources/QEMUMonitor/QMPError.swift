@@ -1,4 +1,5 @@
 internal import Bytes
+internal import Glibc
 
 /// Why a conversation over a monitor socket failed.
 package enum QMPError: Error, Sendable, Equatable {
@@ -16,6 +17,18 @@ package enum QMPError: Error, Sendable, Equatable {
   case refused(command: String, class: String, description: String)
   /// A job ended, and not well.
   case jobFailed(id: String, description: String)
+  /// The socket took the connection and said nothing: qemu talks to one client at a time, and that is another.
+  case occupied(path: String)
+  /// qemu's only NBD server runs already.
+  case nbdServerRunning
+  /// Neither a node nor a device is called so; those that exist are `known`.
+  case noSuchNode(name: String, known: [String])
+  /// A program that we need cannot be run.
+  case cannotRun(program: String, errno: Int32)
+  /// A program that we ran failed, in its own words.
+  case programFailed(program: String, description: String)
+  /// The agent in the guest does not answer; perhaps none runs.
+  case agentSilent(path: String)
 }
 
 extension QMPError: CustomStringConvertible {
@@ -35,6 +48,21 @@ extension QMPError: CustomStringConvertible {
       return "\(command) was refused: \(description) (\(errorClass))"
     case .jobFailed(let id, let description):
       return "job \(id) failed: \(description)"
+    case .occupied(let path):
+      return "another program holds the monitor at \(path): qemu talks to one at a time"
+    case .nbdServerRunning:
+      return "qemu's NBD server is already running"
+    case .noSuchNode(let name, let known):
+      return
+        "qemu has no disk called \(name); it has \(known.isEmpty ? "none" : known.joined(separator: ", "))"
+    case .cannotRun("virsh", ENOENT):
+      return "virsh is not installed; libvirt's domains are reached through it (Debian: libvirt-clients)"
+    case .cannotRun(let program, let errno):
+      return "\(program) cannot be run: \(SystemError.text(errno))"
+    case .programFailed(let program, let description):
+      return "\(program) failed: \(description)"
+    case .agentSilent(let path):
+      return "the guest's agent at \(path) does not answer; is qemu-guest-agent running in the guest?"
     }
   }
 }

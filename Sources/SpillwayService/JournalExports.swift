@@ -7,7 +7,8 @@ internal import Threads
 // Where the journal and the wire meet, and the only place where they do: disks become exports, journal errors become
 // NBD errors.
 
-/// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows it while it arrives.
+/// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows its newest generation while it
+/// arrives, and `NAME@GENERATION` shows the one of that name, whatever its state.
 ///
 /// A socket for readers shows views only; the empty name is the one disk's export there is.
 struct JournalExports: ExportDirectory {
@@ -26,17 +27,23 @@ struct JournalExports: ExportDirectory {
   /// What an export name means.
   private enum Target {
     case ingest(Disk)
-    case view(Disk)
+    /// A view, and what it is called behind the `@`.
+    case view(Disk, String)
   }
 
   private func resolve(_ name: String) -> Target? {
     let disks = journal.disks
     if name.isEmpty {
       guard disks.count == 1 else { return nil }
-      return showsIngest ? .ingest(disks[0]) : .view(disks[0])
+      return showsIngest ? .ingest(disks[0]) : .view(disks[0], Journal.liveName)
     }
-    if name.hasSuffix("@live") {
-      return disks.first { $0.name + "@live" == name }.map { .view($0) }
+    if let at = name.lastIndex(of: "@") {
+      let (disk, generation) = (String(name[..<at]), String(name[name.index(after: at)...]))
+      // Hidden generations have no name.
+      let found = disks.first { $0.name == disk }
+      if generation == Journal.liveName { return found.map { .view($0, generation) } }
+      return journal.generations.first { $0.name == disk && $0.generationName == generation }
+        .map { .view($0, generation) }
     }
     return showsIngest ? disks.first { $0.name == name }.map { .ingest($0) } : nil
   }
@@ -47,49 +54,76 @@ struct JournalExports: ExportDirectory {
       ExportDescription(
         name: disk.name, text: "takes the stream of disk \(disk.name) (\(disk.mode.rawValue))",
         byteCount: disk.byteCount, isReadOnly: false, minimumBlock: disk.mode == .snapshot ? 512 : 1)
-    case .view(let disk):
+    case .view(let disk, let generation):
       ExportDescription(
-        name: disk.name + "@live", text: "disk \(disk.name) as it arrives; reads wait for what has not",
-        byteCount: disk.byteCount, isReadOnly: true, minimumBlock: 1)
+        name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
+        isReadOnly: true, minimumBlock: 1)
     }
+  }
+
+  private static func text(_ disk: Disk, _ generation: String) -> String {
+    guard generation != Journal.liveName else {
+      return "disk \(disk.name) as it arrives; reads wait for what has not"
+    }
+    if disk.isSealed { return "generation \(generation) of disk \(disk.name), sealed" }
+    return
+      "generation \(generation) of disk \(disk.name)\(disk.endReason.map { ", ended: \($0)" } ?? ", open")"
   }
 
   func find(_ name: String) -> ExportDescription? { resolve(name).map(describe) }
 
   func list() -> [ExportDescription] {
-    journal.disks.flatMap { disk in
-      (showsIngest ? [describe(.ingest(disk))] : []) + [describe(.view(disk))]
+    let generations = journal.generations
+    return journal.disks.flatMap { disk in
+      (showsIngest ? [describe(.ingest(disk))] : []) + [describe(.view(disk, Journal.liveName))]
+        + generations.filter { $0.name == disk.name }.compactMap { generation in
+          generation.generationName.map { describe(.view(generation, $0)) }
+        }
     }
   }
 
   func open(_ name: String) throws(ExportError) -> any ExportSession {
     switch resolve(name) {
+    // The connection stays with the generation that is open now, also when another takes its place.
     case .ingest(let disk): IngestSession(disk, streams)
-    case .view(let disk): ViewSession(disk)
+    case .view(let disk, _): ViewSession(disk)
     case nil: throw ExportError(.invalid, "no export \(name)")
     }
   }
 }
 
-/// Which connections have written to which disk: when the last of them says good-bye, the stream is complete.
+/// Which connections have written to which generation: when the last of them says good-bye, the stream is complete.
 final class Streams: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
-  private var writers: [String: Int] = [:]
+  private var writers: [Stream: Int] = [:]
+
+  private struct Stream: Hashable {
+    var disk: String
+    var generation: UInt32
+
+    init(_ disk: Disk) {
+      self.disk = disk.name
+      generation = disk.generationNumber
+    }
+  }
+
   private let log: JournalLog
 
   init(log: @escaping JournalLog) { self.log = log }
 
   fileprivate func begin(_ disk: Disk) {
-    lock.withLock { writers[disk.name, default: 0] += 1 }
+    lock.withLock { writers[Stream(disk), default: 0] += 1 }
   }
 
   /// A connection that wrote has ended. A clean end of the last one completes the stream; an unclean one completes
   /// nothing, the client may come back.
   fileprivate func end(_ disk: Disk, cleanly: Bool) {
     let isLast = lock.withLock {
-      writers[disk.name, default: 1] -= 1
-      return writers[disk.name] == 0
+      let stream = Stream(disk)
+      let left = (writers[stream] ?? 1) - 1
+      writers[stream] = left == 0 ? nil : left
+      return left == 0
     }
     guard isLast, cleanly else { return }
     do throws(JournalError) {
@@ -159,6 +193,8 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
     noteWrite()
     do throws(JournalError) { try disk.flush() } catch { throw ExportError(error) }
   }
+
+  func didAcknowledge(nanoseconds: UInt64) { disk.noteAcknowledgement(nanoseconds: nanoseconds) }
 
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
     try blockExtents(disk, range, asWriter: true, limit: limit)
@@ -281,6 +317,7 @@ extension ExportError {
     switch error.kind {
     case .noSpace: self.init(.noSpace, error.message)
     case .usage: self.init(.invalid, error.message)
+    case .notPermitted: self.init(.notPermitted, error.message)
     case .closing: self.init(.shutdown, error.message)
     case .failed, .damaged, .inUse: self.init(.inputOutput, error.message)
     }

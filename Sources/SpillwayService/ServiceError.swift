@@ -47,7 +47,7 @@ package struct ServiceError: Error, Sendable, Equatable {
   package init(_ error: JournalError) {
     let status: ExitStatus =
       switch error.kind {
-      case .failed, .noSpace, .closing: .failed
+      case .failed, .noSpace, .notPermitted, .closing: .failed
       case .usage: .usage
       case .damaged: .damaged
       case .inUse: .inUse

@@ -14,7 +14,7 @@ struct ReplayDisk: ParsableCommand {
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("The disk.", valueName: "NAME"))
+  @Argument(help: ArgumentHelp("The disk, or one of its generations as NAME@GENERATION.", valueName: "NAME"))
   var name: String
 
   @Argument(help: ArgumentHelp("The file to write.", valueName: "OUTPUT"))
@@ -51,33 +51,45 @@ struct Control: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ctl",
     abstract: "Tell the daemon that serves a journal what to do.",
-    usage: "spillway ctl -j DIR complete NAME | flush | shutdown",
+    usage:
+      "spillway ctl -j DIR complete NAME | begin NAME GENERATION | seal NAME GENERATION | flush | shutdown",
     discussion: """
-      complete NAME   no more data comes for the disk; waiting reads are settled
-      flush           return when everything acknowledged so far survives power loss
-      shutdown        stop the daemon, return when the journal is closed
+      complete NAME           no more data comes for the disk; waiting reads are settled
+      begin NAME GENERATION   open a new generation of a snapshot disk; the one before must be sealed
+      seal NAME GENERATION    close the open generation, whole and for good; it is named so if it has no name
+      flush                   return when everything acknowledged so far survives power loss
+      shutdown                stop the daemon, return when the journal is closed
       """)
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("complete, flush or shutdown.", valueName: "ACTION"))
+  @Argument(help: ArgumentHelp("complete, begin, seal, flush or shutdown.", valueName: "ACTION"))
   var action: String
 
-  @Argument(help: ArgumentHelp("The disk, for complete.", valueName: "NAME"))
+  @Argument(help: ArgumentHelp("The disk, for complete, begin and seal.", valueName: "NAME"))
   var name: String?
 
+  @Argument(help: ArgumentHelp("The generation, for begin and seal.", valueName: "GENERATION"))
+  var generation: String?
+
   func run() throws {
-    switch (action, name) {
-    case ("complete", let name?):
+    switch (action, name, generation) {
+    case ("complete", let name?, nil):
       try journal.tools().control("complete", ["disk": name])
-    case ("complete", nil):
+    case ("complete", nil, _):
       throw ServiceError.usage("ctl complete needs the name of a disk")
-    case ("flush", nil), ("shutdown", nil):
+    case ("begin", let name?, let generation?), ("seal", let name?, let generation?):
+      try journal.tools().control(action, ["disk": name, "generation": generation])
+    case ("begin", _, _), ("seal", _, _):
+      throw ServiceError.usage("ctl \(action) needs the name of a disk and of a generation")
+    case ("flush", nil, _), ("shutdown", nil, _):
       try journal.tools().control(action)
-    case ("flush", let extra?), ("shutdown", let extra?):
+    case ("complete", _, let extra?), ("flush", let extra?, _), ("shutdown", let extra?, _):
       throw ServiceError.usage("ctl \(action) takes no further argument, and \(extra) is one")
     default:
-      throw ServiceError.usage("ctl \(action): the actions are complete NAME, flush and shutdown")
+      throw ServiceError.usage(
+        "ctl \(action): the actions are complete NAME, begin NAME GENERATION, seal NAME GENERATION, flush and shutdown"
+      )
     }
   }
 }

@@ -283,6 +283,42 @@ private struct File {
     #expect(isLost(fixture, 1), "older bytes must not pass for it")
   }
 
+  @Test(
+    "a segment that is gone costs what it held, by disk and range; the last one leaves everything in doubt")
+  func missingSegments() throws {
+    let fixture = try flushed(6, segmentBytesMax: 160 << 10)
+    try fixture.close()
+    let paths = fixture.segmentPaths
+    try #require(paths.count > 2)
+    try FileManager.default.removeItem(atPath: paths[1])
+    try fixture.open()
+    let lost = (0..<6).filter { isLost(fixture, $0) }
+    #expect(!lost.isEmpty && lost.count < 6)
+    for number in 0..<6 where !lost.contains(number) { #expect(try read(fixture, number) == block(number)) }
+    #expect(
+      fixture.messages.all.contains {
+        $0.contains("bytes \(lost[0] * blockByteCount) to") && $0.contains("is missing")
+      })
+    // The index ends in this one, and nothing says what else may have been in it.
+    try fixture.close()
+    try FileManager.default.removeItem(atPath: #require(fixture.segmentPaths.last))
+    try fixture.open()
+    #expect(try fixture.journal.status().disks[0].generations[0].tainted)
+  }
+
+  @Test("that the ring knows of leaves no sequence to be given out twice")
+  func sequencesBehindLoss() throws {
+    let fixture = try flushed(3)
+    let last = try fixture.journal.status().lastSequence
+    fixture.crash()
+    var file = try File(#require(fixture.segmentPaths.last))
+    // All three are gone; the records that say so must not take their numbers.
+    try file.truncate(framePlace(file, 0))
+    try fixture.open()
+    #expect(try fixture.journal.status().disks[0].generations[0].tainted)
+    #expect(try fixture.journal.status().lastSequence > last)
+  }
+
   @Test("sequences that a crash cut off are not given out again")
   func sequences() throws {
     let fixture = try flushed(1)

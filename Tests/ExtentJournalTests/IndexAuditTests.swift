@@ -3,6 +3,7 @@ import ExtentJournal
 import Foundation
 import TestKit
 import Testing
+import Threads
 
 // Goal: a row that lies is found without anybody reading there, and costs the index only; a damaged frame is told once,
 // with its place, and costs nothing else.
@@ -62,6 +63,38 @@ import Testing
     try setup.damageRows(disk: 1, regions: 0..<1) { Lie.allCases[number].tell(&$0) }
     try setup.check(0..<1)
     #expect(setup.said("which") == 1 && setup.said("the index is built again, in") == 1)
+  }
+
+  @Test(
+    "a read that meets a row that lies fails when the journal has failed: nobody builds a new index",
+    .timeLimit(.minutes(1)), arguments: [false, true])
+  func failedJournal(isWaiting: Bool) throws {
+    let segments = SimulatedDisk(seed: 1)
+    let setup = try IndexSetup(segments: segments)
+    try setup.write(0..<1)
+    try setup.fixture.journal.checkpoint()
+    try setup.damageRows(disk: 1, regions: 0..<1) { Lie.noFrame.tell(&$0) }
+    let disk = setup.fixture.disk
+    func fail() throws {
+      segments.plant(.inputOutput, after: 0)
+      try setup.write(5..<6)
+      #expect(throws: JournalError.self) { try setup.fixture.journal.flush() }
+    }
+    if !isWaiting { try fail() }
+    if isWaiting { setup.plan.hold() }
+    let reader = try #require(
+      WorkerThread(name: "reader") {
+        #expect(throws: JournalError.self) {
+          try disk.bytes(ByteRange(offset: 0, count: UInt64(indexBlock)))
+        }
+      })
+    if isWaiting {
+      // The rebuild has begun and stands still.
+      setup.plan.waitUntilHeld()
+      try fail()
+    }
+    reader.join()
+    setup.plan.release()
   }
 
   @Test("a damaged frame is told once and the index is left alone", arguments: [10, 200])

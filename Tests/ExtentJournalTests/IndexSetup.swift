@@ -56,8 +56,9 @@ struct IndexSetup {
   let fixture: JournalFixture
   let plan = IndexFaultPlan()
 
-  init(mode: DiskMode = .device) throws {
+  init(mode: DiskMode = .device, segments: SimulatedDisk? = nil) throws {
     fixture = try JournalFixture()
+    fixture.host.segments = segments
     let plan = plan
     fixture.host.indexFault = { _ in plan.outcome() }
     fixture.host.fullDiskRetryNanoseconds = 1_000_000

@@ -9,16 +9,6 @@ import Testing
 
 private let pattern = (0..<256 << 10).map { UInt8(truncatingIfNeeded: $0 / 13) }
 
-/// The kind of error that `body` throws, if it does.
-private func failure(_ body: () throws -> Void) -> JournalError.Kind? {
-  do {
-    try body()
-    return nil
-  } catch {
-    return (error as? JournalError)?.kind
-  }
-}
-
 private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) throws {
   let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
   try file.seek(toOffset: offset)

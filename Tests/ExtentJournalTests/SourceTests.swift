@@ -51,6 +51,24 @@ private let block = ByteRange(offset: 64 << 10, count: 64 << 10)
     #expect(source.readRanges == [block])
   }
 
+  @Test("any range is right, whatever of it has arrived", arguments: seeds(8))
+  func anyRange(seed: UInt64) throws {
+    var random = SeededGenerator(seed: seed)
+    let source = FakeSource(old)
+    let fixture = try disk(source)
+    // Each cluster is sent once, as qemu does.
+    var clusters = (0..<64).shuffled(using: &random)
+    for _ in 0..<200 {
+      let start = UInt64.random(in: 0..<(4 << 20) - 512, using: &random)
+      let count = UInt64.random(in: 1...min((4 << 20) - start, 2 << 20), using: &random)
+      let range = ByteRange(offset: start, count: count)
+      #expect(try fixture.disk.view(range) == expected(range), "seed \(seed), \(range)")
+      guard Int.random(in: 0..<3, using: &random) == 0, let cluster = clusters.popLast() else { continue }
+      let written = ByteRange(offset: UInt64(cluster) << 16, count: 1 << 16)
+      try source.guestWrites(0xee, to: written, of: fixture.disk)
+    }
+  }
+
   @Test("what was read of the source is kept, served without asking again, and only if it was valid")
   func kept() throws {
     let source = FakeSource(old)

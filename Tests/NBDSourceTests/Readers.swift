@@ -6,25 +6,34 @@ import Threads
 final class Readers: @unchecked Sendable {
   // Sendable: `lock` guards what the threads write.
   private let lock = Lock()
+  private let someEnded: Condition
   private var results: [Result<[UInt8], SourceError>] = []
   private var threads: [WorkerThread] = []
 
   /// Starts a thread for each of `ranges`.
   init(_ ranges: [ByteRange], of source: NBDSource) throws {
+    someEnded = Condition(lock)
     for range in ranges {
       let thread = WorkerThread(name: "reader") {
         let result = Result { () throws(SourceError) in try source.bytes(of: range) }
         self.lock.withLock { self.results.append(result) }
+        self.someEnded.signal()
       }
       guard let thread else { throw SourceError(message: "no thread is left") }
       threads.append(thread)
     }
   }
 
-  /// Their results, in the order in which they came, when all have ended.
+  /// Their results, in the order in which they came, when all have ended; those of a minute if some never end.
   func join() -> [Result<[UInt8], SourceError>] {
+    let deadline = MonotonicClock.nanoseconds() + 60_000_000_000
+    let ended = lock.withLock {
+      while results.count < threads.count, someEnded.wait(until: deadline) {}
+      return results
+    }
+    guard ended.count == threads.count else { return ended }
     for thread in threads { thread.join() }
-    return lock.withLock { results }
+    return ended
   }
 }
 

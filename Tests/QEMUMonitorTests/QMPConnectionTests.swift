@@ -109,8 +109,10 @@ struct QMPConnectionTests {
       error?.description
         == "cannot connect to the monitor at /nowhere/monitor.sock: No such file or directory")
     let silent = try ScriptedMonitor([.keepSilent])
-    #expect(throws: QMPError.timedOut(awaited: "greeting")) {
-      _ = try QMPConnection(connectingTo: silent.path, timeout: .milliseconds(1))
-    }
+    let occupied = QMPError.occupied(path: silent.path)
+    #expect(throws: occupied) { _ = try QMPConnection(connectingTo: silent.path, timeout: .milliseconds(1)) }
+    #expect(
+      occupied.description
+        == "another program holds the monitor at \(silent.path): qemu talks to one at a time")
   }
 }

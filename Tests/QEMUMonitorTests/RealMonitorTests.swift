@@ -1,6 +1,8 @@
-import TestKit
+import Foundation
+import Glibc
 import Peers
 import QEMUMonitor
+import TestKit
 import Testing
 
 @Suite("qemu's own monitor")
@@ -42,6 +44,38 @@ struct RealMonitorTests {
     #expect(error.map { if case .jobFailed(QEMUStorageDaemon.job, _) = $0 { true } else { false } } == true)
   }
 
+  @Test("a second client is told that another holds the monitor, and comes in when that has left")
+  func occupied() throws {
+    try PatternedImage(at: source, byteCount: 1 << 20, seed: 4)
+    let qemu = try QEMUStorageDaemon(image: source, in: directory)
+    let path = qemu.monitor.path
+    #expect(throws: QMPError.occupied(path: path)) {
+      _ = try QMPConnection(connectingTo: path, timeout: .milliseconds(100))
+    }
+    // The first begins anew: between its two connections the socket belongs to nobody.
+    try qemu.monitor.reconnect()
+    #expect(try qemu.monitor.version().major >= 7)
+  }
+
+  @Test("a reconnect reaches whoever listens now; to nobody it fails, and so does what follows")
+  func reconnect() throws {
+    try PatternedImage(at: source, byteCount: 1 << 20, seed: 5)
+    let qemu = try QEMUStorageDaemon(image: source, in: directory)
+    qemu.child.kill()
+    #expect(throws: QMPError.self) { try qemu.monitor.execute("query-jobs") }
+    #expect(throws: QMPError.cannotConnect(path: qemu.monitor.path, errno: ECONNREFUSED)) {
+      try qemu.monitor.reconnect()
+    }
+    #expect(throws: QMPError.closed(awaited: "room for query-jobs")) {
+      try qemu.monitor.execute("query-jobs")
+    }
+    try FileManager.default.removeItem(atPath: qemu.monitor.path)
+    let other = try QEMUStorageDaemon(image: source, in: directory)
+    other.monitor.disconnect()
+    try qemu.monitor.reconnect()
+    #expect(try qemu.monitor.jobs() == [])
+  }
+
   @Test("a command that qemu does not know is refused with its class")
   func refusal() throws {
     try PatternedImage(at: source, byteCount: 1 << 20, seed: 3)
@@ -51,21 +85,5 @@ struct RealMonitorTests {
         command: "make-coffee", class: "CommandNotFound",
         description: "The command make-coffee has not been found")
     ) { try qemu.monitor.execute("make-coffee") }
-  }
-}
-
-/// nbdkit with a disk in memory: somebody else's NBD server, to tell our faults from qemu's.
-private final class NBDKitMemory {
-  let child: ChildProcess
-  let socket: String
-  var uri: String { "nbd+unix:///?socket=\(socket)" }
-
-  init(byteCount: UInt64, in directory: TemporaryDirectory) throws {
-    socket = directory.file("nbdkit.sock")
-    child = try Program.nbdkit.start([
-      "--foreground", "--verbose", "--unix", socket, "memory", "size=\(byteCount)",
-    ])
-    // Its debug log is the only thing that says when it listens.
-    try child.waitForErrorLine(containing: "bound to unix socket", within: .seconds(30))
   }
 }

@@ -47,7 +47,10 @@ final class ScriptedMonitor: Sendable {
       for step in script {
         switch step {
         case .say(let line): client.write(Data("\(line)\r\n".utf8))
-        case .hear: heardLines.add(readLine(client))
+        case .hear:
+          // Who has left hears nothing more.
+          guard let line = readLine(client) else { return }
+          heardLines.add(line)
         case .keepSilent: _ = client.readDataToEndOfFile()
         }
       }
@@ -55,10 +58,14 @@ final class ScriptedMonitor: Sendable {
   }
 }
 
-private func readLine(_ client: FileHandle) -> String {
+/// The next line; nil when the client has left.
+private func readLine(_ client: FileHandle) -> String? {
   var line: [UInt8] = []
-  while let byte = client.readData(ofLength: 1).first, byte != UInt8(ascii: "\n") { line.append(byte) }
-  return String(decoding: line, as: UTF8.self)
+  while let byte = client.readData(ofLength: 1).first {
+    if byte == UInt8(ascii: "\n") { return String(decoding: line, as: UTF8.self) }
+    line.append(byte)
+  }
+  return nil
 }
 
 private final class HeardLines: @unchecked Sendable {

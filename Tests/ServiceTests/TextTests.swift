@@ -87,10 +87,10 @@ import Testing
         written   400 MiB, zeroed 1 GiB, stored 100 MiB (25 % of written)
         reads     2 parked, 17 have waited, longest 1.5 s
 
-        disk       size    mode      generation  state
-        sda        10 GiB  snapshot  monday      complete
-        sda        10 GiB  snapshot  (open)      arriving, tainted
-        long-name  1 GiB   device    (open)      arriving
+        disk       size    mode      generation  kind                   state
+        sda        10 GiB  snapshot  monday      full                   sealed
+        sda        10 GiB  snapshot  (open)      incremental on monday  ended (cancelled), tainted
+        long-name  1 GiB   device    (open)      checkpoint             arriving
 
         """)
   }
@@ -133,9 +133,11 @@ import Testing
        "longestWaitNanoseconds": 1500000000, "readsFromSource": \(sourceReads), "readsFromJournal": 9,
        "sourceBytes": \(sourceReads << 16), "sourceErrors": \(sourceReads / 30), "isStalled": false, "disks": [
         {"name": "sda", "byteCount": 10737418240, "mode": "snapshot", "generations": [
-          {"name": "monday", "isComplete": true, "tainted": false}, {"isComplete": false, "tainted": true}]},
+          {"name": "monday", "number": 1, "kind": "full", "state": "sealed", "isComplete": true, "tainted": false},
+          {"number": 2, "kind": "incremental", "base": "monday", "state": "ended", "endReason": "cancelled",
+           "isComplete": false, "tainted": true}]},
         {"name": "long-name", "byteCount": 1073741824, "mode": "device", "generations": [
-          {"isComplete": false, "tainted": false}]}]}
+          {"number": 1, "kind": "checkpoint", "state": "arriving", "isComplete": false, "tainted": false}]}]}
       """
     return try #require(JSONValue(parsing: Array(text.utf8))).decoded(as: JournalStatus.self)
   }

@@ -8,6 +8,7 @@
 
 extern const int spw_O_DIRECT;
 extern const short spw_POLLRDHUP;
+extern const int spw_POSIX_SPAWN_SETSID;
 
 /* open(2) with a mode, for Swift cannot call variadics. Returns -1 and errno as open does. */
 int spw_open(const char *path, int flags, unsigned mode);
@@ -25,6 +26,9 @@ void spw_name_thread(const char *name);
 
 /* accept4 with SOCK_CLOEXEC: a child process must not keep a client's connection open. */
 int spw_accept(int fd);
+
+/* The user at the other end of a unix stream socket, or (uid_t)-1. */
+uid_t spw_peer_user(int fd);
 
 /* An eventfd (CLOEXEC, blocking) at 0: readable once somebody has written to it. */
 int spw_event(void);

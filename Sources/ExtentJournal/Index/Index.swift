@@ -11,9 +11,11 @@ internal import Threads
 //
 // 1. nothing leaves memory: the ledger's maps hold everything that came after the applied position of the old tables;
 // 2. what the old tables say is in a frame is served, since the frame itself says what it holds (if it says something
-//    else, the read waits as well), and so are their zeroes; what they do not know is not taken for absent, for they may have lost it: such a read waits for the new tables.
-//    It waits and does not fail, because a rebuild takes seconds and a guest takes an error for a broken disk;
-// 3. when the new tables cannot be made (no space, the segments cannot be read) such a read fails and says why.
+//    else, the read waits as well), and so are their zeroes; what they do not know is not taken for absent, for they
+//    may have lost it: such a read waits for the new tables. It waits and does not fail, because a rebuild takes
+//    seconds and a guest takes an error for a broken disk;
+// 3. when the new tables cannot be made (no space, the segments cannot be read, the journal has failed) such a read
+//    fails and says why.
 
 /// See the note at the top of the file.
 final class Index: @unchecked Sendable {
@@ -25,6 +27,8 @@ final class Index: @unchecked Sendable {
   private var tables: IndexTables
   private var state = State.trusted
   private var isClosing = false
+  /// Why no new tables will ever come: the journal has failed, and whoever builds them has stopped.
+  private var ending: JournalError?
   /// Called when the tables are abandoned, without a lock held: somebody should build new ones.
   var onAbandon: @Sendable (LMDBError) -> Void = { _ in }
 
@@ -102,6 +106,15 @@ final class Index: @unchecked Sendable {
     }
   }
 
+  /// Whether the tables have a row of `layer`; nil when they were abandoned before that was known.
+  func holdsAnything(of layer: LayerKey) throws(LMDBError) -> Bool? {
+    let asked = current
+    let answer = try reporting(asked) { () throws(LMDBError) in try asked.holdsAnything(of: layer) }
+    return lock.withLock {
+      if case .trusted = state, asked === tables { answer } else { nil }
+    }
+  }
+
   /// Adds `delta`, durably.
   func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
     let asked = current
@@ -150,6 +163,7 @@ final class Index: @unchecked Sendable {
       case .failed(let error): throw error
       case .abandoned:
         if isClosing { throw .closing }
+        if let ending { throw ending }
         changed.wait()
       }
     }
@@ -159,6 +173,14 @@ final class Index: @unchecked Sendable {
   func stopWaiting() {
     lock.withLock {
       isClosing = true
+      changed.broadcast()
+    }
+  }
+
+  /// The journal has failed with `error`: who waits for new tables fails as well, now and later.
+  func stopRebuilding(_ error: JournalError) {
+    lock.withLock {
+      ending = ending ?? error
       changed.broadcast()
     }
   }
@@ -199,14 +221,14 @@ extension Journal {
   /// Whether a frame that could not be read may be the wrong one: the index is abandoned already, or is now, since its
   /// row is found to lie.
   func indexIsToBlame(
-    _ range: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: Layer, _ disk: String
+    _ range: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: LayerKey, _ disk: String
   ) -> Bool {
     if index.isAbandoned { return true }
     let tables = index.current
     let check = FrameCheck(store: store, written: ledger.lock.withLock { ledger.published })
     do throws(LMDBError) {
       guard
-        let lie = try check.lie(of: tables, in: layer.key, range, address, skip: skip, disk: disk)
+        let lie = try check.lie(of: tables, in: layer, range, address, skip: skip, disk: disk)
       else { return false }
       index.abandon(tables, lie)
     } catch {

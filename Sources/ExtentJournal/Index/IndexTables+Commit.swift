@@ -240,16 +240,10 @@ extension IndexTables {
     var key = diskKey
     key.appendBigEndian(record.layer.generation.number)
     var state = try transaction.get(generations, key).flatMap { LayerState(record.layer, $0) }
-    switch record.kind {
-    case .begin:
-      guard state == nil, let body = BeginBody(record.body) else { return }
-      state = LayerState(key: record.layer, kind: body.kind, base: body.base, name: body.name)
-    case .complete: state?.isComplete = true
-    case .taint:
-      if state?.taint == nil { state?.taint = String(decoding: record.body, as: UTF8.self) }
-    case .source: state?.seenJob = String(decoding: record.body, as: UTF8.self)
-    case .speed: if let body = JobSpeed(record.body) { state?.loweredJob = body.pending }
-    case .disk, .data, .zero, .trim: break
+    if record.kind == .begin {
+      if state == nil { state = LayerState(begunBy: record) }
+    } else {
+      state?.apply(record)
     }
     if let state { try transaction.put(generations, key, state.encoded) }
   }

@@ -33,7 +33,7 @@ package final class IndexTables: @unchecked Sendable {
   /// Called before each transaction is committed; what it throws is what the commit fails with.
   let fault: @Sendable () throws(LMDBError) -> Void
 
-  static let version: UInt32 = 2
+  static let version: UInt32 = 3
   static let appliedKey = Array("applied".utf8)
   static let lossKey = Array("loss".utf8)
   static let aheadKey = Array("ahead".utf8)
@@ -120,6 +120,19 @@ package final class IndexTables: @unchecked Sendable {
       position = piece.end
     }
     return range.end
+  }
+
+  /// Whether there is a row of `layer`.
+  func holdsAnything(of layer: LayerKey) throws(LMDBError) -> Bool {
+    try withReader { reader throws(LMDBError) in
+      var isThere = false
+      try reader.scan(map, from: RegionRow.key(layer, region: 0, part: 0)) { key, _ in
+        isThere = RegionRow.parse(key)?.layer == layer
+        return false
+      }
+      if isThere { return true }
+      return try rangeRow(reader, layer, endingBehind: 0) != nil
+    }
   }
 
   /// The range row that lies over `region`, or the next one behind it; nil when the layer has none.

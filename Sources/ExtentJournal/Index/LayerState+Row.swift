@@ -1,60 +1,67 @@
 internal import Bytes
 
 extension LayerState {
+  private struct Flags: OptionSet {
+    var rawValue: UInt8
+    static let complete = Flags(rawValue: 1)
+    static let tainted = Flags(rawValue: 2)
+    static let bitmapWhole = Flags(rawValue: 4)
+    static let preSealed = Flags(rawValue: 8)
+    static let sealed = Flags(rawValue: 16)
+    static let ended = Flags(rawValue: 32)
+    static let jobSeen = Flags(rawValue: 64)
+    static let jobLowered = Flags(rawValue: 128)
+  }
+
   /// The value of a row of the `generations` database.
   var encoded: [UInt8] {
-    var flags: UInt8 = (isComplete ? 1 : 0) | (taint != nil ? 2 : 0)
-    flags |= (seenJob != nil ? 4 : 0) | (loweredJob != nil ? 8 : 0)
-    var bytes: [UInt8] = [kind.rawValue, flags, 0, 0]
+    var flags: Flags = []
+    if isComplete { flags.insert(.complete) }
+    if taint != nil { flags.insert(.tainted) }
+    if bitmapIsWhole { flags.insert(.bitmapWhole) }
+    if preSeal != nil { flags.insert(.preSealed) }
+    if seal != nil { flags.insert(.sealed) }
+    if end != nil { flags.insert(.ended) }
+    if seenJob != nil { flags.insert(.jobSeen) }
+    if loweredJob != nil { flags.insert(.jobLowered) }
+    var bytes: [UInt8] = [kind.rawValue, flags.rawValue, 0, 0]
     bytes.appendBigEndian(base)
-    bytes.appendText(name)
-    if let seenJob { bytes.appendText(seenJob) }
-    if let loweredJob {
-      bytes.appendBigEndian(loweredJob.bytesPerSecond)
-      bytes.appendBigEndian(loweredJob.loweredTo)
-      bytes.appendText(loweredJob.job)
+    let texts = [
+      Array(name.utf8), Array(tag.utf8), preSeal ?? [], seal ?? [], Array((end ?? "").utf8),
+      Array((seenJob ?? "").utf8), loweredJob?.encoded ?? [],
+    ]
+    for text in texts {
+      bytes.appendBigEndian(UInt16(text.count))
+      bytes += text
     }
     return bytes + (taint ?? "").utf8
   }
 
   /// Nil when `bytes` is no such value.
   init?(_ key: LayerKey, _ bytes: [UInt8]) {
-    guard bytes.count >= 10, let kind = GenerationKind(rawValue: bytes[0]),
+    guard bytes.count >= 8, let kind = GenerationKind(rawValue: bytes[0]),
       let base = bytes.bigEndian(at: 4, as: UInt32.self)
     else { return nil }
-    let flags = bytes[1]
-    var position = 8
-    guard let name = bytes.text(at: &position) else { return nil }
-    self.init(key: key, kind: kind, base: base, name: name, isComplete: flags & 1 != 0)
-    if flags & 4 != 0 {
-      guard let job = bytes.text(at: &position) else { return nil }
-      seenJob = job
+    let flags = Flags(rawValue: bytes[1])
+    var texts: [[UInt8]] = []
+    var at = 8
+    for _ in 0..<7 {
+      guard let count = bytes.bigEndian(at: at, as: UInt16.self), bytes.count >= at + 2 + Int(count) else {
+        return nil
+      }
+      texts.append(Array(bytes[at + 2..<at + 2 + Int(count)]))
+      at += 2 + Int(count)
     }
-    if flags & 8 != 0 {
-      guard let speed = bytes.bigEndian(at: position, as: UInt64.self),
-        let lowered = bytes.bigEndian(at: position + 8, as: UInt64.self)
-      else { return nil }
-      position += 16
-      guard let job = bytes.text(at: &position) else { return nil }
-      loweredJob = JobSpeed(job: job, bytesPerSecond: speed, loweredTo: lowered)
-    }
-    if flags & 2 != 0 { taint = String(decoding: bytes[position...], as: UTF8.self) }
-  }
-}
-
-extension [UInt8] {
-  /// Appends `text` behind its length, 16 bits.
-  fileprivate mutating func appendText(_ text: String) {
-    appendBigEndian(UInt16(text.utf8.count))
-    append(contentsOf: text.utf8)
-  }
-
-  /// The text that `appendText` left at `position`, which moves behind it; nil when it does not fit.
-  fileprivate func text(at position: inout Int) -> String? {
-    guard let count = bigEndian(at: position, as: UInt16.self), position + 2 + Int(count) <= self.count else {
-      return nil
-    }
-    defer { position += 2 + Int(count) }
-    return String(decoding: self[position + 2..<position + 2 + Int(count)], as: UTF8.self)
+    self.init(
+      key: key, kind: kind, base: base, name: String(decoding: texts[0], as: UTF8.self),
+      tag: String(decoding: texts[1], as: UTF8.self))
+    isComplete = flags.contains(.complete)
+    bitmapIsWhole = flags.contains(.bitmapWhole)
+    preSeal = flags.contains(.preSealed) ? texts[2] : nil
+    seal = flags.contains(.sealed) ? texts[3] : nil
+    end = flags.contains(.ended) ? String(decoding: texts[4], as: UTF8.self) : nil
+    seenJob = flags.contains(.jobSeen) ? String(decoding: texts[5], as: UTF8.self) : nil
+    loweredJob = flags.contains(.jobLowered) ? JobSpeed(texts[6]) : nil
+    taint = flags.contains(.tainted) ? String(decoding: bytes[at...], as: UTF8.self) : nil
   }
 }

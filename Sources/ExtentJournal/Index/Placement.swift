@@ -33,6 +33,18 @@ package enum Placement: ExtentValue {
   case zero
   /// All zeroes, given back.
   case trim
+  /// Outside the bitmap: what the base generation has there.
+  case base
+
+  /// What a record without payload says of its sectors; nil for a record that says nothing of sectors.
+  init?(_ kind: RecordKind) {
+    switch kind {
+    case .zero: self = .zero
+    case .trim: self = .trim
+    case .base: self = .base
+    default: return nil
+    }
+  }
 
   /// The same frame `sectors` further on; zeroes have no place to move.
   package func advanced(by sectors: UInt64) -> Placement {
@@ -40,6 +52,7 @@ package enum Placement: ExtentValue {
     case .frame(let address, let skip): .frame(address, skip: skip + UInt32(sectors))
     case .zero: .zero
     case .trim: .trim
+    case .base: .base
     }
   }
 }
@@ -58,6 +71,7 @@ package struct IndexEntry: Equatable, Sendable {
   package var placement: Placement
 
   static let byteCount = 12
+  private static let baseMark: UInt64 = 1
 
   var end: UInt16 { start + count }
 
@@ -76,6 +90,10 @@ package struct IndexEntry: Equatable, Sendable {
       reference = address.segment << 22 | UInt64(address.granule)
     case .zero: kind = 2
     case .trim: kind = 3
+    case .base:
+      // An entry of nothing but zero bits is none.
+      kind = 0
+      reference = Self.baseMark
     }
     precondition(count >= 1 && start + count <= 1024, "entry outside its region")
     precondition(skipBits < 512 && kibibytes < 512 && reference < 1 << 56, "placement too large for an entry")
@@ -107,6 +125,7 @@ package struct IndexEntry: Equatable, Sendable {
       placement = .frame(address, skip: UInt32(high >> 33 & 511))
     case 2: placement = .zero
     case 3: placement = .trim
+    case 0 where high << 22 == 0 && UInt64(low) == Self.baseMark: placement = .base
     default: return nil
     }
   }

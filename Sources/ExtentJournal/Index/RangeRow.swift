@@ -1,23 +1,23 @@
 package import Bytes
 internal import Extents
 
-// Whole regions that read as zeroes, as one row of the `ranges` database instead of a row each: a TRIM of 16 TiB is
-// 33 million regions.
+// Whole regions that hold nothing, as one row of the `ranges` database instead of a row each: a TRIM of 16 TiB is
+// 33 million regions. They read as zeroes, or as what the base has there: the kind says which.
 //
-// 1. A region under a range row is zeroes from its first sector to its last, whatever its own rows in `map` say: those
-//    are stale.
-// 2. A region leaves a range row only in the transaction that writes its own row anew, over zeroes: so what was stale
+// 1. A region under a range row is of its kind from its first sector to its last, whatever its own rows in `map` say:
+//    those are stale.
+// 2. A region leaves a range row only in the transaction that writes its own row anew, over that kind: so what was stale
 //    never comes back, however range rows are split, joined or replaced, and the order of sequences needs no comparing.
 // 3. Range rows of a layer do not overlap. Neighbours of one kind are one row.
 //
 // The key ends with where the row ends and not with where it begins: then the row that covers a region, or else the next
 // one behind it, is the first with a greater key, and one search in LMDB finds it.
 
-/// A run of whole regions that read as zeroes.
+/// A run of whole regions that hold nothing of their own.
 package struct RangeRow: Equatable, Sendable {
   /// Never empty.
   package var regions: Range<UInt64>
-  /// Provisioned zeroes or not.
+  /// What they read as.
   package var kind: Kind
   /// The last sequence of the commit that wrote the row, or the highest of those that were joined.
   package var sequence: UInt64
@@ -26,21 +26,29 @@ package struct RangeRow: Equatable, Sendable {
   package enum Kind: UInt8, Sendable {
     case zero = 2
     case trim = 3
+    case base = 4
 
     /// The kind of `placement`; nil for a frame.
     init?(_ placement: Placement) {
       switch placement {
       case .zero: self = .zero
       case .trim: self = .trim
+      case .base: self = .base
       case .frame: return nil
       }
     }
 
     /// What each of the sectors is.
-    package var placement: Placement { self == .zero ? .zero : .trim }
+    package var placement: Placement {
+      switch self {
+      case .zero: .zero
+      case .trim: .trim
+      case .base: .base
+      }
+    }
   }
 
-  /// Whole regions from which on a zero or trim becomes a range row. Below, writing the rows is cheaper than what it costs
+  /// Whole regions from which on a zero, trim or base becomes a range row. Below, writing the rows is cheaper than what it costs
   /// later to fold newer data in: a range row of few regions saves few row writes and is split by the next write.
   package static let regionsMin: UInt64 = 8
 

@@ -98,14 +98,14 @@ extension Disk {
         journal.sourceCounters.readsFromSource.add()
         return .served(runs)
       }
-      switch absence(isComplete: found.isComplete) {
+      switch absence(found) {
       case .zeroes:
         return .served(try copy(found, layer, range, into: &target))
       case .error:
         journal.epochs.leave(found.epoch)
         throw JournalError(
           .failed,
-          "byte \(gap.range.bytes.start) of \(name) \(found.isComplete ? "never arrived" : "has not arrived")"
+          "byte \(gap.range.bytes.start) of \(name) \(found.isComplete ? "never arrived" : "has not arrived")\(found.closure.map { ": \($0)" } ?? "")"
         )
       case .wait:
         journal.epochs.leave(found.epoch)
@@ -121,8 +121,9 @@ extension Disk {
     throw JournalError(.failed, "\(name) is tainted: \(taint)")
   }
 
-  private func absence(isComplete: Bool) -> Unarrived {
-    guard isComplete else { return journal.options.unarrived }
+  private func absence(_ found: Plan) -> Unarrived {
+    if found.closure != nil { return .error }
+    guard found.isComplete else { return journal.options.unarrived }
     switch journal.options.afterComplete ?? (mode == .snapshot ? .error : .zeroes) {
     case .zeroes: return .zeroes
     case .error: return .error
@@ -166,7 +167,7 @@ extension Disk {
   func arrived(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> (
     known: [SectorRange], missing: [SectorRange]
   ) {
-    let found = try plan(layer, range)
+    let found = try plan(layer, range, throughBase: false)
     journal.epochs.leave(found.epoch)
     var known: [SectorRange] = []
     var missing: [SectorRange] = []
@@ -192,7 +193,7 @@ extension Disk {
       let absentIsHole =
         asWriter
         ? mode == .device
-        : found.attachment == nil && absence(isComplete: found.isComplete) == .zeroes && found.isComplete
+        : found.attachment == nil && absence(found) == .zeroes && found.isComplete
       for piece in found.pieces {
         guard let part = piece.range.bytes.intersection(portion) else { continue }
         let isHole = piece.source == .absent ? absentIsHole : piece.source.isZero
@@ -222,37 +223,60 @@ extension Disk {
 
     /// The sectors that are absent, in order.
     var absent: [SectorRange] { pieces.filter { $0.source == .absent }.map(\.range) }
+    /// Why what is absent never comes; nil while it may.
+    var closure: String?
   }
 
-  func plan(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan {
+  /// Where everything in `range` is; with `throughBase`, of what falls to the base where the base has it.
+  func plan(_ layer: Layer, _ range: SectorRange, throughBase: Bool = true) throws(JournalError) -> Plan {
     while true {
-      if let plan = try planNow(layer, range) { return plan }
+      if let plan = try planNow(layer, range, throughBase) { return plan }
       // Outside the epoch, since nobody may wait inside one.
       try journal.index.waitUntilTrusted()
     }
   }
 
   /// Nil when it takes an index that can be believed, and there is none now.
-  private func planNow(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> Plan? {
+  private func planNow(
+    _ layer: Layer, _ range: SectorRange, _ throughBase: Bool
+  ) throws(JournalError) -> Plan? {
     var plan = Plan(pieces: [], epoch: journal.epochs.enter(), indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
-      // In portions, for writers wait while memory is looked through. What is said of the whole is what was true at the
-      // first: a read that parks on account of it looks again if any of it has changed.
-      var start = range.start
-      repeat {
-        let portion = SectorRange(start: start, end: min(range.end, start + Self.portionSectors))
-        guard try add(portion, of: layer, isFirst: start == range.start, to: &plan) else {
-          journal.epochs.leave(plan.epoch)
-          return nil
-        }
-        start = portion.end
-      } while start < range.end
+      guard try lookUp(range, in: layer, &plan) else {
+        journal.epochs.leave(plan.epoch)
+        return nil
+      }
     } catch {
       journal.epochs.leave(plan.epoch)
       if error.isDamage { return nil }
       throw JournalError(error)
     }
-    return plan
+    guard throughBase else { return plan }
+    do throws(JournalError) {
+      if let pieces = try resolved(plan.pieces, of: layer) {
+        plan.pieces = pieces
+        return plan
+      }
+      journal.epochs.leave(plan.epoch)
+      return nil
+    } catch {
+      journal.epochs.leave(plan.epoch)
+      throw error
+    }
+  }
+
+  /// Adds the pieces of `range` in `layer` itself to `plan`, whose epoch the caller has entered. False when it takes an
+  /// index that can be believed, and there is none now.
+  func lookUp(_ range: SectorRange, in layer: Layer, _ plan: inout Plan) throws(LMDBError) -> Bool {
+    // In portions, for writers wait while memory is looked through. What is said of the whole is what was true at the
+    // first: a read that parks on account of it looks again if any of it has changed.
+    var start = range.start
+    repeat {
+      let portion = SectorRange(start: start, end: min(range.end, start + Self.portionSectors))
+      guard try add(portion, of: layer, isFirst: start == range.start, to: &plan) else { return false }
+      start = portion.end
+    } while start < range.end
+    return true
   }
 
   /// What is looked up in memory at a time: 4 MiB, which is a thousand pieces at most if a guest wrote them.
@@ -269,6 +293,7 @@ extension Disk {
       plan.indexVersion = ledger.indexVersion
       plan.isComplete = layer.isComplete
       plan.taint = layer.taint
+      plan.closure = layer.state.closure
       plan.attachment = layer.takesSource ? layer.source : nil
       plan.sourceVersion = plan.attachment?.version ?? 0
     }
@@ -278,12 +303,12 @@ extension Disk {
     try gaps.fill { (gap, take) throws(LMDBError) in
       let answer = try journal.index.look(layer.key, gap) { piece, placement in
         take(piece)
-        pieces.append(PlannedPiece(range: piece, source: .placed(placement)))
+        pieces.append(PlannedPiece(range: piece, source: .placed(placement), layer: layer.key))
       }
       isTrusted = isTrusted && answer
     }
     guard isTrusted || gaps.isEmpty else { return false }
-    pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent) }
+    pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent, layer: layer.key) }
     pieces.sort { $0.range.start < $1.range.start }
     plan.pieces += pieces
     return true
@@ -318,7 +343,8 @@ extension Disk {
         target.zero(start..<start + Int(part.count))
       } else if case .placed(.frame(let address, let skip)) = piece.source {
         try copyFrame(
-          piece.range, address, skip, layer, part, at: Int(part.start - range.start), into: &target)
+          piece.range, address, skip, piece.layer, layer, part, at: Int(part.start - range.start),
+          into: &target)
       }
       if let last = runs.last, last.isZero == isZero {
         runs[runs.count - 1].range.end = part.end
@@ -333,19 +359,19 @@ extension Disk {
   }
 
   private func copyFrame(
-    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ layer: Layer, _ part: ByteRange,
-    at offset: Int,
+    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ holder: LayerKey, _ layer: Layer,
+    _ part: ByteRange, at offset: Int,
     into target: inout MutableRawSpan
   ) throws(JournalError) {
     do throws(JournalError) {
-      try journal.frames.withSectors(sectors, of: layer.key, in: address, from: skip) {
+      try journal.frames.withSectors(sectors, of: holder, in: address, from: skip) {
         (bytes) throws(JournalError) in
         let start = Int(part.start - sectors.bytes.start)
         target.copy(bytes.extracting(start..<start + Int(part.count)), at: offset)
       }
     } catch {
       // What lies is perhaps the row and not the frame. Then a new index says better.
-      if journal.indexIsToBlame(sectors, address, skip, layer, name) {
+      if journal.indexIsToBlame(sectors, address, skip, holder, name) {
         var rest = target._mutatingExtracting(offset..<offset + Int(part.count))
         try journal.index.waitUntilTrusted()
         _ = try copy(try plan(layer, part.coveringSectors), layer, part, into: &rest)

@@ -105,8 +105,8 @@ extension Disk {
     let buffer = AlignedBuffer(byteCount: Int(window.count))
     try fetch(window, from: attachment, into: buffer)
 
-    // Of what is to be answered, too: the window is of what was absent of it.
-    let whole = ByteRange(start: min(window.start, part.start), end: max(window.end, part.end))
+    // The window is around what was missing; what had arrived of the part lies beside it.
+    let whole = ByteRange(start: min(part.start, window.start), end: max(part.end, window.end))
     let settled = try plan(layer, whole.coveringSectors)
     if !journal.ledger.hooks.has(.taintNotChecked) { try refuseTainted(settled) }
     let stillAbsent = absentAfterFetch(settled, before: absent, window.coveringSectors)
@@ -170,7 +170,6 @@ extension Disk {
       let gaps = journal.ledger.lock.withLock { journal.ledger.look(layer, window).gaps.ranges }
       return gaps.flatMap { gap in before.compactMap { $0.intersection(gap) } }
     }
-    // What was outside the window had arrived, and stays so.
     return settled.absent.compactMap { $0.intersection(window) }
   }
 

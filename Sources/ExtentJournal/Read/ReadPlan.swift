@@ -10,9 +10,18 @@ enum PieceSource: Sendable, Equatable {
   /// Whether the piece is known to read as zeroes.
   var isZero: Bool {
     switch self {
-    case .spool(let place): place.kind != .data
+    case .spool(let place): place.kind == .zero || place.kind == .trim
     case .placed(.zero), .placed(.trim): true
-    case .placed(.frame), .absent: false
+    case .placed(.frame), .placed(.base), .absent: false
+    }
+  }
+
+  /// Whether the piece is outside the bitmap: what it reads as, the base knows.
+  var fallsToBase: Bool {
+    switch self {
+    case .spool(let place): place.kind == .base
+    case .placed(let placement): placement == .base
+    case .absent: false
     }
   }
 }
@@ -21,4 +30,6 @@ enum PieceSource: Sendable, Equatable {
 struct PlannedPiece: Sendable, Equatable {
   var range: SectorRange
   var source: PieceSource
+  /// The layer that holds it: the one that was asked, or one of its bases.
+  var layer: LayerKey
 }

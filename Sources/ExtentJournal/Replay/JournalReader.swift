@@ -16,7 +16,7 @@ package final class JournalReader: Sendable {
   private let superblock: JournalSuperblock
   private let store: SegmentStore
   private let applied: AppliedPosition
-  private let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
+  let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
 
   /// Opens the journal in `directory`. Throws `.usage` when there is none.
   package static func open(_ directory: String) throws(JournalError) -> JournalReader {
@@ -68,6 +68,20 @@ package final class JournalReader: Sendable {
   /// How long a commit or a rebuild of the owner may take before a reader gives up.
   private static let commitNanosecondsMax: UInt64 = 60_000_000_000
 
+  /// Says of the index in `directory` that it is not to be believed: whoever opens the journal next builds it again.
+  /// Throws `.usage` when there is no journal, `.inUse` while another process has it open.
+  package static func abandonIndex(of directory: String) throws(JournalError) {
+    let place = JournalDirectory(path: directory)
+    _ = try superblock(place)
+    let lock = try place.lock()
+    place.index.markAbandoned()
+    guard place.index.isAbandoned else {
+      throw JournalError(
+        .failed, "the index in \(place.indexPath) cannot be given up; is the directory writable?")
+    }
+    _ = consume lock
+  }
+
   /// Who has the journal in `directory`: whether a process holds it now, whether it was closed cleanly, and the
   /// admin address that the last daemon recorded. Throws `.usage` when there is no journal.
   package static func owner(
@@ -78,18 +92,32 @@ package final class JournalReader: Sendable {
     return (place.isLocked(), found.isClean, found.adminAddress.isEmpty ? nil : found.adminAddress)
   }
 
-  /// The disk `name` and its open generation.
+  /// The disk and the generation that `name` means: `NAME` and `NAME@live` are the newest of disk NAME.
   func find(_ name: String) throws(JournalError) -> (disk: DiskBody, layer: LayerState) {
-    guard let (id, body) = catalog.disks.first(where: { $0.value.name == name }),
-      let layer = catalog.layers.first(where: { $0.key.disk == id })
+    let at = name.lastIndex(of: "@")
+    let diskName = String(at.map { name[..<$0] } ?? name[...])
+    guard let (id, body) = catalog.disks.first(where: { $0.value.name == diskName }),
+      let newest = LayerState.newest(catalog.layers.filter { $0.key.disk == id })
     else {
       let known = catalog.disks.values.map(\.name).sorted().joined(separator: ", ")
-      throw JournalError(.usage, "the journal has no disk \(name)\(known.isEmpty ? "" : "; it has \(known)")")
+      throw JournalError(
+        .usage, "the journal has no disk \(diskName)\(known.isEmpty ? "" : "; it has \(known)")")
+    }
+    guard let at else { return (body, newest) }
+    let generation = String(name[name.index(after: at)...])
+    if generation == Journal.liveName { return (body, newest) }
+    let layers = catalog.layers.filter { $0.key.disk == id && !$0.name.isEmpty }
+    guard let layer = layers.first(where: { $0.name == generation }) else {
+      let known = layers.sorted { $0.key < $1.key }.map(\.name).joined(separator: ", ")
+      throw JournalError(
+        .usage,
+        "disk \(diskName) has no generation \(generation)\(known.isEmpty ? "" : "; it has \(known)")")
     }
     return (body, layer)
   }
 
-  /// Calls `body` for each run of sectors of disk `name` that the index knows, in order, with where its content is.
+  /// Calls `body` for each run of sectors of disk `name` (or `NAME@GENERATION`) that the index knows of the generation
+  /// itself, in order, with where its content is.
   package func forEachExtent(
     of name: String, _ body: (SectorRange, Placement) -> Void
   ) throws(JournalError) {

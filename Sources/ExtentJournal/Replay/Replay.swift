@@ -14,9 +14,11 @@ package enum Replay {
     package var isComplete = false
   }
 
-  /// Writes the open generation of disk `name` to the raw file (or block device) `output`: sparse in a regular file.
+  /// Writes disk `name` (its newest generation), or the generation `NAME@GENERATION`, to the raw file (or block device)
+  /// `output`: sparse in a regular file.
   ///
-  /// A regular file that is not empty needs `force`; a tainted generation needs `tainted`. The output is synced before
+  /// A regular file that is not empty needs `force`; a tainted generation needs `tainted`, and so does one that was closed
+  /// before everything had arrived. The output is synced before
   /// this returns. After an error it is incomplete. `progress` is called now and then with bytes of the disk.
   package static func toRawFile(
     from reader: JournalReader, disk name: String, output: String, force: Bool, tainted: Bool,
@@ -26,32 +28,36 @@ package enum Replay {
     if let taint = layer.taint, !tainted {
       throw JournalError(.failed, "\(name) is tainted: \(taint); --tainted writes what there is")
     }
+    let whole = SectorRange(start: 0, count: disk.byteCount / Sector.byteCount)
+    if let closure = layer.closure, !tainted {
+      try reader.forEachOwnPiece(of: layer, in: whole) { (piece) throws(JournalError) in
+        guard piece.placement == nil else { return }
+        throw JournalError(
+          .failed,
+          "byte \(piece.range.bytes.start) of \(name) never arrived: \(closure); --tainted writes what there is"
+        )
+      }
+    }
     let image = try RawImage(path: output, byteCount: disk.byteCount, force: force)
     var report = Report()
     report.isComplete = layer.isComplete
-    let whole = SectorRange(start: 0, count: disk.byteCount / Sector.byteCount)
-    var position: UInt64 = 0
-    func skip(to sector: UInt64) throws(JournalError) {
-      guard position < sector else { return }
-      let gap = SectorRange(start: position, end: sector)
-      try image.writeZeroes(gap.bytes)
-      report.absentBytes += gap.byteCount
-    }
-    try reader.index.forEach(layer.key, in: whole) { (range, placement) throws(JournalError) in
-      try skip(to: range.start)
-      position = range.end
-      if case .frame(let address, let first) = placement {
-        try reader.frames.withSectors(range, of: layer.key, in: address, from: first) {
+    try reader.forEachPiece(of: layer, in: whole) { (piece) throws(JournalError) in
+      let range = piece.range
+      switch piece.placement {
+      case .frame(let address, let first):
+        try reader.frames.withSectors(range, of: piece.layer, in: address, from: first) {
           (bytes) throws(JournalError) in try image.write(bytes, at: range.bytes.start)
         }
         report.dataBytes += range.byteCount
-      } else {
+      case .zero, .trim:
         try image.writeZeroes(range.bytes)
         report.zeroBytes += range.byteCount
+      case .base, nil:
+        try image.writeZeroes(range.bytes)
+        report.absentBytes += range.byteCount
       }
       progress(range.bytes.end, disk.byteCount)
     }
-    try skip(to: whole.end)
     try image.finish()
     progress(disk.byteCount, disk.byteCount)
     return report

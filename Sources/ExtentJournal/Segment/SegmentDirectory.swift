@@ -25,6 +25,9 @@ package struct SegmentDirectory: Sendable, Equatable {
     bytes.append(contentsOf: repeatElement(0, count: bytes.count.roundedUp(to: 8) - bytes.count))
   }
 
+  /// Takes back what was added since it had `byteCount` bytes.
+  mutating func shrink(to byteCount: Int) { bytes.removeSubrange(byteCount...) }
+
   /// Calls `body` with each header of the directory in `bytes` and the offset of its item, in the order of the segment,
   /// until it returns false.
   package static func forEach(_ bytes: RawSpan, _ body: (_ header: RawSpan, _ offset: UInt64) -> Bool) {

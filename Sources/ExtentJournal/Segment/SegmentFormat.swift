@@ -6,7 +6,7 @@ internal import Bytes
 /// Which versions and feature bits this version knows: none of the bits, of any kind, yet.
 enum FormatVersion {
   static let major: UInt16 = 1
-  static let minor: UInt16 = 0
+  static let minor: UInt16 = 1
 
   /// What may be done with a file of that version with those feature bits. (Bits of the third kind, compatible, are
   /// ignored.)

@@ -76,8 +76,8 @@ struct GroupContents {
     case .record(let record):
       chain.add(checksum)
       lastSequence = max(lastSequence, record.sequence)
-      if record.kind.hasExtent {
-        extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
+      if let placement = Placement(record.kind) {
+        extents.append((record.layer, record.range, placement))
       } else {
         records.append(record)
       }

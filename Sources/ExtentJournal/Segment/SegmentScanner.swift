@@ -44,8 +44,6 @@ struct SegmentScanner {
     var chainIsKnown = true
     /// Batches up to here were durable.
     var durableThrough: UInt64
-    /// Whether something before was lost without a trace of what it was.
-    var isLossy = false
 
     /// Whether `commit` ends the next batch, as far as its number, its sequences and (with `chain`) its chain say.
     func isContinued(by commit: CommitRecord, chain: UInt64) -> Bool {
@@ -70,6 +68,10 @@ struct SegmentScanner {
     let numbers = segments.filter { $0 >= max(start.segment, 1) }
     var walk = Walk(
       position: start, durableThrough: try durableThrough(numbers, applied: start.batch))
+    // The segment that the index ends in is gone: with it whatever followed there, unless the next one goes on.
+    if start.segment > 0, numbers.first != start.segment, try !isContinued(numbers[...], walk) {
+      lose(.whole(start.segment), &walk)
+    }
     for (index, number) in numbers.enumerated() {
       let later = numbers[(index + 1)...]
       let segment: OpenSegment

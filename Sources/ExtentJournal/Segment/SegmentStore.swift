@@ -79,7 +79,12 @@ final class SegmentStore: @unchecked Sendable {
   private func load(_ number: UInt64) throws(JournalError) -> Result<OpenSegment, FormatFlaw> {
     if let found = lock.withLock({ open[number] }) { return .success(found) }
     let file: any BlockFile
-    do throws(FileError) { file = try files.open(Self.name(number)) } catch { throw JournalError(error) }
+    do throws(FileError) {
+      file = try files.open(Self.name(number))
+    } catch {
+      if error.isMissing { return .failure(FormatFlaw("is missing")) }
+      throw JournalError(error)
+    }
     let head = try OpenSegment.read(file, at: 0, byteCount: SegmentSuperblock.byteCount)
     let superblock: SegmentSuperblock
     do throws(FormatFlaw) {

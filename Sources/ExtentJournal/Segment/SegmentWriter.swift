@@ -58,13 +58,13 @@ final class SegmentWriter: @unchecked Sendable {
     var chain = BatchChain(previous: position.chain)
     if buffer.byteCount < groupByteCount { buffer = AlignedBuffer(byteCount: groupByteCount) }
     var published = PublishedBatch(end: position, extents: [], records: [])
-    var headers = directory
+    let listed = directory.bytes.count
     var at = 0
     for (index, draft) in packed.plan.frames.enumerated() {
-      at = write(packed, index, draft, at: at, seed: target.salt &+ start, &chain, &published, &headers)
+      at = write(packed, index, draft, at: at, seed: target.salt &+ start, &chain, &published)
     }
     for record in packed.plan.records {
-      at = write(record, at: at, seed: target.salt &+ start, &chain, &published, &headers)
+      at = write(record, at: at, seed: target.salt &+ start, &chain, &published)
     }
     let commit = CommitRecord(
       batch: position.batch + 1, firstSequence: packed.firstSequence ?? position.sequence + 1,
@@ -76,12 +76,16 @@ final class SegmentWriter: @unchecked Sendable {
     var tail = bytes._mutatingExtracting(at..<groupByteCount)
     tail.zero()
     commit.encode(into: &tail, seed: target.salt &+ start &+ UInt64(at))
-    headers.add(tail.bytes.extracting(0..<CommitRecord.byteCount), at: start + UInt64(at))
-    try Failpoint.passHalfway(target.file, buffer, byteCount: groupByteCount, at: start)
-    try target.file.write(buffer, byteCount: groupByteCount, at: start)
+    directory.add(tail.bytes.extracting(0..<CommitRecord.byteCount), at: start + UInt64(at))
+    do throws(FileError) {
+      try Failpoint.passHalfway(target.file, buffer, byteCount: groupByteCount, at: start)
+      try target.file.write(buffer, byteCount: groupByteCount, at: start)
+    } catch {
+      directory.shrink(to: listed)
+      throw error
+    }
     hooks.reach(.groupWritten)
 
-    directory = headers
     position.offset = start + UInt64(groupByteCount)
     position.batch = commit.batch
     position.sequence = commit.lastSequence
@@ -171,7 +175,7 @@ final class SegmentWriter: @unchecked Sendable {
 
   private func write(
     _ packed: PackedBatch, _ index: Int, _ draft: FrameDraft, at: Int, seed: UInt64,
-    _ chain: inout BatchChain, _ published: inout PublishedBatch, _ headers: inout SegmentDirectory
+    _ chain: inout BatchChain, _ published: inout PublishedBatch
   ) -> Int {
     let frame = packed.frames[index]
     let itemSeed = seed &+ UInt64(at)
@@ -185,7 +189,7 @@ final class SegmentWriter: @unchecked Sendable {
     var bytes = memory.mutableBytes
     var item = bytes._mutatingExtracting(at..<end)
     chain.add(header.encode(into: &item, seed: itemSeed))
-    headers.add(item.bytes.extracting(0..<header.byteCount), at: position.offset + UInt64(at))
+    directory.add(item.bytes.extracting(0..<header.byteCount), at: position.offset + UInt64(at))
     item.copy(stored, at: header.byteCount)
     item.zero(header.itemByteCount..<end - at)
 
@@ -204,8 +208,7 @@ final class SegmentWriter: @unchecked Sendable {
   }
 
   private func write(
-    _ record: Record, at: Int, seed: UInt64, _ chain: inout BatchChain, _ published: inout PublishedBatch,
-    _ headers: inout SegmentDirectory
+    _ record: Record, at: Int, seed: UInt64, _ chain: inout BatchChain, _ published: inout PublishedBatch
   ) -> Int {
     let size = RecordItem.byteCount(record)
     let end = (at + size).roundedUp(to: 16)
@@ -213,10 +216,10 @@ final class SegmentWriter: @unchecked Sendable {
     var bytes = memory.mutableBytes
     var item = bytes._mutatingExtracting(at..<end)
     chain.add(RecordItem.encode(record, into: &item, seed: seed &+ UInt64(at)))
-    headers.add(item.bytes.extracting(0..<size), at: position.offset + UInt64(at))
+    directory.add(item.bytes.extracting(0..<size), at: position.offset + UInt64(at))
     item.zero(size..<end - at)
-    if record.kind.hasExtent {
-      published.extents.append((record.layer, record.range, record.kind == .zero ? .zero : .trim))
+    if let placement = Placement(record.kind) {
+      published.extents.append((record.layer, record.range, placement))
     } else {
       published.records.append(record)
     }

@@ -10,6 +10,7 @@ extension Disk {
   /// Makes `range` read as zeroes. On a snapshot disk only what had not arrived changes; data there taints it.
   package func writeZeroes(_ range: ByteRange, mayTrim: Bool, durable: Bool) throws(JournalError) -> Arrivals
   {
+    try requireOpen()
     var reads: [ParkedRead] = []
     let inner = range.enclosedSectors
     // The edges of a range that ends inside sectors are ordinary writes of zeroes.
@@ -26,6 +27,7 @@ extension Disk {
 
   /// Gives `range` back: whole sectors inside it read as zeroes. A snapshot disk ignores it.
   package func trim(_ range: ByteRange, durable: Bool) throws(JournalError) -> Arrivals {
+    try requireOpen()
     let inner = range.enclosedSectors
     let reads = mode == .snapshot || inner.isEmpty ? [] : try zero(inner, .trim)
     if durable { try journal.flush() }
@@ -78,7 +80,8 @@ extension Disk {
       if isCommitted { continue }
       journal.giveUp(slot)
       if let contradiction {
-        try journal.taint(layer, Self.contradiction(contradiction))
+        try journal.taint(
+          layer, try Self.contradiction(contradiction, isOutside: isOutsideBitmap(contradiction)))
         break
       }
     }
@@ -100,8 +103,20 @@ extension Disk {
     return true
   }
 
-  /// Why a repeated write that differs breaks a snapshot.
-  static func contradiction(_ range: SectorRange) -> String {
-    "a second write to bytes \(range.bytes.start) to \(range.bytes.end) differs from the first: a mirror job, or a second job on one export"
+  /// Whether some of `range` is outside the bitmap.
+  func isOutsideBitmap(_ range: SectorRange) throws(JournalError) -> Bool {
+    let found = try plan(layer, range, throughBase: false)
+    journal.epochs.leave(found.epoch)
+    return found.pieces.contains { $0.source.fallsToBase }
+  }
+
+  /// Why a write that differs from what is there breaks a snapshot.
+  static func contradiction(_ range: SectorRange, isOutside: Bool) -> String {
+    guard !isOutside else {
+      return
+        "a write to bytes \(range.bytes.start) to \(range.bytes.end), outside the bitmap, differs from the base"
+    }
+    return
+      "a second write to bytes \(range.bytes.start) to \(range.bytes.end) differs from the first: a mirror job, or a second job on one export"
   }
 }

@@ -35,6 +35,7 @@ package final class WriteSlot {
     self.disk = disk
     self.range = range
     sectors = range.coveringSectors
+    try disk.requireOpen()
     let byteCount = Int(sectors.byteCount)
     do throws(JournalError) {
       home = try Self.room(disk, sectors)
@@ -211,7 +212,10 @@ package final class WriteSlot {
     }
     if case .committed = verdict { return verdict }
     journal.giveUp(slot)
-    if let contradiction { try journal.taint(layer, Disk.contradiction(contradiction)) }
+    if let contradiction {
+      let isOutside = try disk.isOutsideBitmap(contradiction)
+      try journal.taint(layer, Disk.contradiction(contradiction, isOutside: isOutside))
+    }
     return verdict
   }
 

@@ -45,13 +45,16 @@ extension ServiceError {
     case .closed(let awaited):
       self = .failed(
         "the daemon closed the connection (awaited: \(awaited)); look at its log, then try again")
+    case .occupied(let path):
+      self = .failed("the daemon at \(path) sent no greeting in time; look at its log, then try again")
     case .timedOut(let awaited):
       self = .failed("the daemon sent no \(awaited) in time; look at its log, then try again")
     case .refused(_, let word, let description):
       self.init(ExitStatus(word: word), description)
     case .malformed:
       self = .notUnderstood
-    case .socketFailed, .jobFailed:
+    case .socketFailed, .jobFailed, .nbdServerRunning, .noSuchNode, .cannotRun, .programFailed,
+      .agentSilent:
       self = .failed(error.description)
     }
   }

@@ -16,7 +16,9 @@ final class JournalCommands: @unchecked Sendable {
 
   /// Each command with the arguments it takes.
   private static let known: [String: [String]] = [
-    "status": [], "complete": ["disk"], "flush": [], "checkpoint": [], "shutdown": [],
+    "status": [], "complete": ["disk"], "begin": ["disk", "generation", "kind", "base", "tag"],
+    "seal": ["disk", "generation"], "end": ["disk", "generation", "reason"], "flush": [], "checkpoint": [],
+    "shutdown": [],
   ]
 
   init(_ journal: Journal, stop: StopRequest) {
@@ -58,12 +60,19 @@ final class JournalCommands: @unchecked Sendable {
       return try JSONValue(
         encoding: reportingJournalErrors { () throws(JournalError) in try journal.status() })
     case "complete":
-      let name = try request.string("disk")
-      guard let disk = journal.disks.first(where: { $0.name == name }) else {
-        let names = journal.disks.map(\.name).joined(separator: ", ")
-        throw .usage("the journal has no disk \(name); it has \(names)")
-      }
+      let disk = try newest(request)
       try reportingJournalErrors { () throws(JournalError) in try disk.complete() }
+    case "begin":
+      return try begin(request)
+    case "seal":
+      let (disk, name) = (try newest(request), try request.string("generation"))
+      try reportingJournalErrors { () throws(JournalError) in try disk.seal(as: name) }
+    case "end":
+      let (name, reason) = (try request.string("disk"), try request.string("reason"))
+      let generation = try request.string("generation")
+      try reportingJournalErrors { () throws(JournalError) in
+        try journal.generation(of: name, named: generation).end(reason)
+      }
     case "flush":
       try reportingJournalErrors { () throws(JournalError) in try journal.flush() }
     case "checkpoint":
@@ -72,6 +81,32 @@ final class JournalCommands: @unchecked Sendable {
       preconditionFailure("a command is listed as known and not carried out")
     }
     return [:]
+  }
+
+  /// The newest generation of the disk that `request` names.
+  private func newest(_ request: AdminRequest) throws(ServiceError) -> Disk {
+    let name = try request.string("disk")
+    return try reportingJournalErrors { () throws(JournalError) in
+      try journal.generation(of: name, named: Journal.liveName)
+    }
+  }
+
+  /// Opens a generation: a full one, unless the request says otherwise.
+  private func begin(_ request: AdminRequest) throws(ServiceError) -> JSONValue {
+    let disk = try request.string("disk")
+    var wanted = GenerationRequest(name: try request.string("generation"))
+    if request.arguments["kind"] != nil {
+      let word = try request.string("kind")
+      guard let kind = GenerationKind(word: word) else {
+        throw .usage("\(word) is no kind of generation; there are full, incremental and cow")
+      }
+      wanted.kind = kind
+    }
+    if request.arguments["base"] != nil { wanted.base = try request.string("base") }
+    if request.arguments["tag"] != nil { wanted.tag = try request.string("tag") }
+    let request = wanted
+    let begun = try reportingJournalErrors { () throws(JournalError) in try journal.begin(disk, request) }
+    return ["number": .integer(Int64(begun.generationNumber))]
   }
 
   private func enter() -> Bool {

@@ -1,4 +1,5 @@
 internal import Bytes
+internal import CSupport
 internal import Glibc
 internal import NBDServer
 
@@ -34,6 +35,13 @@ package final class StreamSocket: Sendable {
     let code = try socket.connect(to: path)
     guard code == 0 else { throw cannot("reach \(path)", code) }
     return socket
+  }
+
+  /// The user of the process at the other end (of who listened, if we connected); nil when the system does not say.
+  var peerUser: uid_t? {
+    defer { withExtendedLifetime(self) {} }
+    let user = spw_peer_user(descriptor)
+    return user == uid_t.max ? nil : user
   }
 
   /// Connects to whoever listens at `path`. The errno that says why not, or 0.

@@ -111,7 +111,7 @@ package struct ServeConfiguration: Sendable {
     }
   }
 
-  private static func parseLogLevel(_ text: String?) throws(ServiceError) -> Logger.Level {
+  static func parseLogLevel(_ text: String?) throws(ServiceError) -> Logger.Level {
     switch text ?? "info" {
     case "debug": return .debug
     case "info": return .info

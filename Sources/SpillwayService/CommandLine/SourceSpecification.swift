@@ -7,6 +7,13 @@ package struct SourceSpecification: Hashable, Sendable {
   /// The job that protects it; nil when it never changes.
   package var job: String?
 
+  /// The disk `disk` at `uri`, protected by `job`.
+  init(disk: String, uri: String, job: String?) {
+    self.disk = disk
+    self.uri = uri
+    self.job = job
+  }
+
   /// Parses the value of `--source`. A URI may have commas in it: only the last one can begin an option.
   package init(parsing text: String) throws(ServiceError) {
     guard let equals = text.firstIndex(of: "=") else { throw Self.malformed(text) }

@@ -135,9 +135,10 @@ package final class Daemon {
 
   private func startCommand(
     _ endpoints: Endpoints, _ settings: ProcessSettings, _ stop: StopRequest
-  ) throws(ServiceError) -> ShellCommand? {
+  ) throws(ServiceError) -> ChildProgram? {
     guard let command = configuration.command else { return nil }
-    return try ShellCommand(settings.undone(before: command), variables: endpoints.variables) {
+    let shell = ChildProgram.Start.shell(settings.undone(before: command), variables: endpoints.variables)
+    return try ChildProgram(shell, purpose: "the command of --run") {
       stop.post(.commandEnded)
     }
   }
@@ -147,6 +148,7 @@ package final class Daemon {
     case .signal(let number):
       log.info("stopping on \(TerminationSignals.name(number)); another signal ends at once")
     case .commandEnded: log.debug("stopping, for the command of --run has ended")
+    case .parentGone: preconditionFailure("a daemon has no parent")
     case .asked: log.info("stopping, as ctl shutdown asked")
     }
   }

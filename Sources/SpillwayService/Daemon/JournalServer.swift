@@ -28,6 +28,15 @@ struct JournalServer {
     }
   }
 
+  /// Serves all exports on a socket that listens already at `address` and that somebody else keeps.
+  func listen(inheriting descriptor: Int32, as address: ListenAddress) throws(ServiceError) {
+    do throws(ServerError) {
+      try server.listen(inheriting: descriptor, as: address, directory: everything)
+    } catch {
+      throw .failed("cannot serve \(error.description)")
+    }
+  }
+
   /// Accepts nobody any more, removes its sockets' paths, drops every connection and returns when their
   /// threads are gone.
   func stop() { server.stop() }

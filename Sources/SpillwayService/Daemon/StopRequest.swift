@@ -13,6 +13,8 @@ final class StopRequest: @unchecked Sendable {
     case commandEnded
     /// `spillway ctl shutdown`.
     case asked
+    /// The parent of a session's engine has ended.
+    case parentGone
   }
 
   private enum Ending {

@@ -38,11 +38,11 @@ package struct JournalTools: Sendable {
     _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
-  /// `spillway replay`: writes the disk `name` to the raw file `output`, sparse.
+  /// `spillway replay`: writes `NAME` or `NAME@GENERATION` to the raw file `output`, sparse.
   package func replay(
     _ name: String, to output: String, force: Bool, tainted: Bool
   ) throws(ServiceError) {
-    let name = try DiskSpecification.checkedName(name, context: "replay \(name)")
+    try Self.checkName(name)
     let output = try Self.checkedOutput(output)
     let reader = try settledReader()
     var progress = ProgressLine(name)
@@ -58,6 +58,36 @@ package struct JournalTools: Sendable {
         "the stream of \(name) has not ended: \(ByteCount.text(report.absentBytes)) have not arrived and are zeroes"
       )
     }
+  }
+
+  private static func checkName(_ name: String) throws(ServiceError) {
+    let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+    for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "replay \(name)") }
+  }
+
+  /// `spillway verify`: whether everything that the index points to is there and is what was sealed.
+  ///
+  /// With `rebuildingIndex` the index is first built again from the segments, for which nobody may serve the journal.
+  /// Returns what to print, as lines or `asJSON`, and whether all is well.
+  package func verify(
+    rebuildingIndex: Bool, asJSON: Bool
+  ) throws(ServiceError) -> (text: String, isClean: Bool) {
+    try directory.requireExistence()
+    if rebuildingIndex {
+      try reportingJournalErrors { () throws(JournalError) in
+        try JournalReader.abandonIndex(of: directory.path)
+      }
+      try recover()
+    }
+    let reader = try settledReader()
+    var progress = ProgressLine("verify")
+    defer { progress.clear() }
+    let report = try reportingJournalErrors { () throws(JournalError) in
+      try Verification.run(on: reader) { progress.update(done: $0, total: $1) }
+    }
+    progress.clear()
+    let text = try asJSON ? VerificationText.json(report) : VerificationText.render(report)
+    return (text, report.flawCount == 0)
   }
 
   /// Names that look like another kind of output: a raw file of that name would only mislead.

@@ -62,13 +62,16 @@ package enum StatusText {
   }
 
   private static func table(_ disks: [DiskStatus]) -> String {
-    var rows = [["disk", "size", "mode", "generation", "state"]]
+    var rows = [["disk", "size", "mode", "generation", "kind", "state"]]
     for disk in disks {
       for generation in disk.generations {
-        var state = generation.isComplete ? "complete" : "arriving"
+        var state = generation.state
+        if let reason = generation.endReason { state += " (\(reason))" }
         if generation.tainted { state += ", tainted" }
+        var kind = generation.kind
+        if let base = generation.base { kind += " on \(base)" }
         rows.append([
-          disk.name, ByteCount.text(disk.byteCount), disk.mode, generation.name ?? "(open)", state,
+          disk.name, ByteCount.text(disk.byteCount), disk.mode, generation.name ?? "(open)", kind, state,
         ])
       }
     }

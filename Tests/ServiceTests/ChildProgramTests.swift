@@ -6,10 +6,10 @@ import Threads
 
 /// Goal: COMMAND of `--run` starts as any program would and its status comes back.
 /// Method: real shells; the test waits for their end, never for time.
-@Suite(.timeLimit(.minutes(1))) struct ShellCommandTests {
+@Suite(.timeLimit(.minutes(1))) struct ChildProgramTests {
   private func status(of command: String, variables: [String: String] = [:]) throws -> Int32 {
     let ended = Ended()
-    let shell = try ShellCommand(command, variables: variables) { ended.set() }
+    let shell = try ChildProgram(.shell(command, variables: variables), purpose: "a test") { ended.set() }
     let status = shell.finish()
     #expect(ended.isSet, "the end is told before finish returns")
     return status
@@ -37,7 +37,8 @@ import Threads
     let directory = try TemporaryDirectory()
     let pipe = directory.file("pipe")
     #expect(mkfifo(pipe, 0o600) == 0)
-    let shell = try ShellCommand("echo ready >\"$pipe\"; read line <\"$pipe\"", variables: ["pipe": pipe]) {}
+    let shell = try ChildProgram(
+      .shell("echo ready >\"$pipe\"; read line <\"$pipe\"", variables: ["pipe": pipe]), purpose: "a test") {}
     // Opening the pipe waits for the shell to write: only then is it sure to be in its own code.
     let reader = try #require(FileHandle(forReadingAtPath: pipe))
     #expect(reader.readDataToEndOfFile() == Data("ready\n".utf8))

@@ -24,6 +24,15 @@ enum TerminationSignals {
     return number
   }
 
+  /// As `wait`, for `milliseconds` at most: then nil.
+  static func wait(milliseconds: Int) -> Int32? {
+    var set = signalSet(ending + [SIGUSR1])
+    var limit = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
+    // SAFETY: sigtimedwait reads set and limit during the call only.
+    let number = unsafe sigtimedwait(&set, nil, &limit)
+    return number > 0 ? number : nil
+  }
+
   /// Wakes `wait`, from any thread.
   static func wake() { kill(getpid(), SIGUSR1) }
 

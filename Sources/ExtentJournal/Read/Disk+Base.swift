@@ -1,0 +1,76 @@
+internal import Bytes
+internal import LMDB
+internal import Threads
+
+// What falls to the base. A piece outside the bitmap is looked up in the base generation under the rules of any look-up,
+// there again if the base is incremental itself, and so on down to a full one. A base is sealed: it has everything,
+// and never changes, so that it can be asked after the newer layer without missing anything.
+
+extension Disk {
+  /// How many generations may stand on one another.
+  static let baseDepthMax = 64
+
+  /// Puts what the base holds in the place of those `pieces` of `layer` that fall to it. Nil when it takes an index that
+  /// can be believed, and there is none now. The caller has entered an epoch, and leaves it.
+  func resolved(
+    _ pieces: [PlannedPiece], of layer: Layer, depth: Int = 1
+  ) throws(JournalError) -> [PlannedPiece]? {
+    guard pieces.contains(where: { $0.source.fallsToBase }) else { return pieces }
+    let base = try base(of: layer, depth: depth)
+    var result: [PlannedPiece] = []
+    for piece in pieces {
+      guard piece.source.fallsToBase else {
+        result.append(piece)
+        continue
+      }
+      guard let own = try lookUpBase(piece.range, in: base),
+        let below = try resolved(own, of: base, depth: depth + 1)
+      else { return nil }
+      result += below
+    }
+    return result
+  }
+
+  /// The pieces of `range` in `base` itself.
+  private func lookUpBase(_ range: SectorRange, in base: Layer) throws(JournalError) -> [PlannedPiece]? {
+    var found = Plan(pieces: [], epoch: 0, indexVersion: 0, isComplete: false, taint: nil)
+    do throws(LMDBError) {
+      guard try lookUp(range, in: base, &found) else { return nil }
+    } catch {
+      if error.isDamage { return nil }
+      throw JournalError(error)
+    }
+    let title = journal.name(of: base.key)
+    if let taint = found.taint {
+      throw JournalError(.failed, "\(title), on which what is read here stands, is tainted: \(taint)")
+    }
+    if let gap = found.pieces.first(where: { $0.source == .absent }) {
+      throw JournalError(
+        .damaged,
+        "bytes \(gap.range.bytes.start) to \(gap.range.bytes.end) of \(title) are missing, on which what is read here stands"
+      )
+    }
+    return found.pieces
+  }
+
+  private func base(of layer: Layer, depth: Int) throws(JournalError) -> Layer {
+    guard let key = layer.base else {
+      throw JournalError(.damaged, "\(journal.name(of: layer.key)) has a bitmap and no base")
+    }
+    guard depth <= Self.baseDepthMax else {
+      throw JournalError(
+        .damaged, "more than \(Self.baseDepthMax) generations of \(name) stand on one another")
+    }
+    let base = journal.ledger.lock.withLock { () -> Layer? in
+      guard let base = journal.ledger.layers[key] else { return nil }
+      if journal.ledger.hooks.has(.baseOfBaseRead), let next = base.base {
+        return journal.ledger.layers[next]
+      }
+      return base
+    }
+    guard let base, base.key < layer.key else {
+      throw JournalError(.damaged, "the base of \(journal.name(of: layer.key)) is not in the journal")
+    }
+    return base
+  }
+}

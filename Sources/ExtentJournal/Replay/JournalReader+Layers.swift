@@ -1,0 +1,66 @@
+internal import Bytes
+
+/// A piece of a generation that is read offline.
+struct ReaderPiece {
+  var range: SectorRange
+  /// Nil: it never arrived.
+  var placement: Placement?
+  /// The generation that holds it: the one that was asked, or one of its bases.
+  var layer: LayerKey
+}
+
+// Generations offline, under the same rules as Disk+Base.swift: what is outside the bitmap is looked up in the base.
+extension JournalReader {
+  /// Calls `body` for each piece of `range` of `layer`, in order and without gaps; what falls to the base is there as
+  /// the base has it.
+  func forEachPiece(
+    of layer: LayerState, in range: SectorRange, depth: Int = 0,
+    _ body: (ReaderPiece) throws(JournalError) -> Void
+  ) throws(JournalError) {
+    try forEachOwnPiece(of: layer, in: range) { (piece) throws(JournalError) in
+      guard piece.placement == .base else { return try body(piece) }
+      let base = try base(of: layer, depth: depth + 1)
+      try forEachPiece(of: base, in: piece.range, depth: depth + 1) { (below) throws(JournalError) in
+        guard below.placement != nil else {
+          throw JournalError(
+            .damaged,
+            "bytes \(below.range.bytes.start) to \(below.range.bytes.end) of generation \(base.title) are missing, on which generation \(layer.title) stands"
+          )
+        }
+        try body(below)
+      }
+    }
+  }
+
+  /// As `forEachPiece`, with what falls to the base said as such.
+  func forEachOwnPiece(
+    of layer: LayerState, in range: SectorRange, _ body: (ReaderPiece) throws(JournalError) -> Void
+  ) throws(JournalError) {
+    var position = range.start
+    func skip(to sector: UInt64) throws(JournalError) {
+      guard position < sector else { return }
+      try body(
+        ReaderPiece(range: SectorRange(start: position, end: sector), placement: nil, layer: layer.key))
+    }
+    try index.forEach(layer.key, in: range) { (piece, placement) throws(JournalError) in
+      try skip(to: piece.start)
+      position = piece.end
+      try body(ReaderPiece(range: piece, placement: placement, layer: layer.key))
+    }
+    try skip(to: range.end)
+  }
+
+  /// The base of `layer`, which is not tainted.
+  private func base(of layer: LayerState, depth: Int) throws(JournalError) -> LayerState {
+    guard depth <= Disk.baseDepthMax, let key = layer.baseKey, key < layer.key,
+      let base = catalog.layers.first(where: { $0.key == key })
+    else {
+      throw JournalError(.damaged, "the base of generation \(layer.title) is not in the journal")
+    }
+    if let taint = base.taint {
+      throw JournalError(
+        .failed, "generation \(base.title), on which generation \(layer.title) stands, is tainted: \(taint)")
+    }
+    return base
+  }
+}

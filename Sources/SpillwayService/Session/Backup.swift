@@ -1,0 +1,110 @@
+internal import Bytes
+internal import ExtentJournal
+internal import Logging
+internal import QEMUMonitor
+
+/// `spillway backup`: a moment of a running guest's disks, kept as a sealed generation (docs/inspection.md, "Backups").
+package struct Backup {
+  private let configuration: SessionConfiguration
+
+  /// Nothing is done yet.
+  package init(_ configuration: SessionConfiguration) { self.configuration = configuration }
+
+  /// Runs to the seal. Throws when there is none; then the base and its bitmap are as they were. Call it from the process's
+  /// only thread.
+  package func run() throws(ServiceError) {
+    let session = try Session(configuration)
+    var problem: ServiceError?
+    do throws(ServiceError) {
+      try session.run { () throws(ServiceError) in
+        try copy(session)
+        try session.engine.ask(SessionCommands.Name.preSeal)
+        try finalize(session)
+        try session.engine.ask(SessionCommands.Name.seal)
+        removeOldBitmaps(session)
+        return Set(session.plan.disks.map(\.name))
+      }
+    } catch {
+      problem = error
+    }
+    session.end(reason: problem.map { "the backup failed: \($0.message)" } ?? "the backup is over")
+    if let problem { throw problem }
+    for disk in session.plan.disks {
+      StandardError.printLine("sealed: \(disk.name)@\(disk.generation) (\(disk.kind))")
+    }
+  }
+
+  /// Returns when every job is pending: all that it had to copy is acknowledged.
+  private func copy(_ session: Session) throws(ServiceError) {
+    var progress = ProgressLine(session.plan.disks.map(\.name).joined(separator: ", "))
+    defer { progress.clear() }
+    while true {
+      let jobs = try self.jobs(session)
+      if jobs.allSatisfy({ $0.status == "pending" }) { return }
+      progress.update(
+        done: jobs.reduce(0) { $0 + UInt64(max(0, $1.currentProgress)) },
+        total: jobs.reduce(0) { $0 + UInt64(max(0, $1.totalProgress)) })
+      try pause(session)
+    }
+  }
+
+  /// Ends the jobs, which have nothing more to do.
+  private func finalize(_ session: Session) throws(ServiceError) {
+    for disk in session.plan.disks {
+      try tell(session) { monitor throws(QMPError) in try monitor.finalizeJob(disk.job) }
+    }
+    while true {
+      let jobs = try self.jobs(session)
+      if jobs.allSatisfy({ $0.isOver }) { return }
+      try pause(session)
+    }
+  }
+
+  /// The session's jobs. Throws when one has failed or is gone.
+  private func jobs(_ session: Session) throws(ServiceError) -> [QEMUJob] {
+    let all: [QEMUJob]
+    do throws(QMPError) {
+      all = try session.monitor.ask { monitor throws(QMPError) in try monitor.jobs() }
+    } catch {
+      throw .failed("qemu cannot be asked any more: \(error)")
+    }
+    var found: [QEMUJob] = []
+    for disk in session.plan.disks {
+      guard let job = all.first(where: { $0.id == disk.job }) else {
+        throw .failed("the job of \(disk.name) is gone: somebody else has cancelled or dismissed it")
+      }
+      if let error = job.error { throw .failed("the job of \(disk.name) failed: \(error)") }
+      if job.status == "aborting" { throw .failed("the job of \(disk.name) was cancelled") }
+      found.append(job)
+    }
+    return found
+  }
+
+  /// Waits for a moment. Throws when the backup is to stop.
+  private func pause(_ session: Session) throws(ServiceError) {
+    if let signal = TerminationSignals.wait(milliseconds: 100), TerminationSignals.isEnding(signal) {
+      throw .failed("stopped by \(TerminationSignals.name(signal)); nothing was sealed")
+    }
+    if let loss = session.engine.loss { throw .failed(loss) }
+  }
+
+  /// The new generations are sealed: what was recorded since their bases is recorded since them as well.
+  private func removeOldBitmaps(_ session: Session) {
+    for disk in session.plan.disks {
+      guard let bitmap = disk.baseBitmap else { continue }
+      do throws(QMPError) {
+        _ = try session.monitor.use { monitor throws(QMPError) in
+          try monitor.removeBitmap(bitmap, from: disk.node)
+        }
+      } catch {
+        session.log.warning("the bitmap \(bitmap) of \(disk.node) stays: \(error)")
+      }
+    }
+  }
+
+  private func tell(
+    _ session: Session, _ body: (any Monitor) throws(QMPError) -> Void
+  ) throws(ServiceError) {
+    do throws(QMPError) { try session.monitor.use(body) } catch { throw .failed("\(error)") }
+  }
+}

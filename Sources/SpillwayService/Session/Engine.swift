@@ -1,0 +1,146 @@
+internal import Bytes
+internal import ExtentJournal
+internal import Glibc
+internal import Logging
+internal import NBDServer
+internal import NBDSource
+internal import QEMUMonitor
+internal import Threads
+
+/// `spillway engine`: the journal and the servers of a session, as a child of its parent (docs/inspection.md).
+///
+/// Start, in this order: signals blocked → record read → journal → what a crash left of earlier backups settled →
+/// generations begun, or found again → sources, if the jobs run already → sockets → the parent is told.
+///
+/// It ends when the parent asks for it. When the parent dies it tears down what the record says first, and acknowledges
+/// meanwhile. Signals do not end it: who stops a session stops the parent.
+package final class SessionEngine {
+  private let plan: SessionPlan
+  private let runtimeDirectory: String
+  private let log: Logger
+  private let stop = StopRequest()
+
+  /// The engine of the session whose record lies in `runtimeDirectory`.
+  package init(runtimeDirectory: String) throws(ServiceError) {
+    TerminationSignals.block()
+    self.runtimeDirectory = runtimeDirectory
+    plan = try SessionRecord.plan(in: runtimeDirectory)
+    log = StandardErrorLog.logger(level: Logger.Level(rawValue: plan.logLevel) ?? .warning)
+  }
+
+  /// Serves until the session is over. Returns what the process should exit with.
+  package func run() throws(ServiceError) -> Int32 {
+    _ = ProcessSettings.tighten()
+    _ = fcntl(EngineProcess.Inherited.lock, F_SETFD, FD_CLOEXEC)
+    let link = try ParentLink(EngineProcess.Inherited.link) { [stop] in stop.post(.parentGone) }
+    let journal: Journal
+    do throws(ServiceError) { journal = try openJournal() } catch {
+      link.say(EngineGreeting.failure(error))
+      return error.status.rawValue
+    }
+    var outcome: Result<Int32, ServiceError> = .success(ExitStatus.done.rawValue)
+    var admin: AdminServer?
+    do throws(ServiceError) {
+      try SessionResolution(journal, log).run(except: plan.tag)
+      let disks = try plan.disks.map { disk throws(ServiceError) in try open(disk, in: journal) }
+      outcome = .success(try serve(disks, of: journal, link, &admin))
+    } catch {
+      link.say(EngineGreeting.failure(error))
+      outcome = .failure(error)
+    }
+    admin?.stopAccepting()
+    do throws(JournalError) { try journal.close() } catch {
+      if case .success = outcome { outcome = .failure(ServiceError(error)) }
+    }
+    if case .failure(let error) = outcome { stop.settle(error) } else { stop.settle(nil) }
+    admin?.finish()
+    link.end()
+    return try outcome.get()
+  }
+
+  private func openJournal() throws(ServiceError) -> Journal {
+    var options = JournalOptions()
+    options.adminAddress = "unix:" + plan.adminSocket
+    options.whenFull = WhenFull(rawValue: plan.whenFull) ?? .taint
+    options.stallBudgetNanoseconds = plan.stallBudgetMilliseconds * 1_000_000
+    // A guest waits for its writes: what the ring lost is told by the taint, and does not keep them waiting.
+    options.acceptLoss = true
+    return try reportingJournalErrors { () throws(JournalError) in
+      try Journal.open(plan.journal, options: options, log: log.forJournal)
+    }
+  }
+
+  /// The generation of `disk`: the one that an earlier process of this session began, or a new one.
+  private func open(_ disk: SessionDisk, in journal: Journal) throws(ServiceError) -> Disk {
+    try reportingJournalErrors { () throws(JournalError) in
+      let handle = try journal.disk(disk.name, byteCount: disk.byteCount, mode: .snapshot)
+      if handle.generationName == disk.generation { return handle }
+      return try journal.begin(
+        disk.name,
+        GenerationRequest(
+          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base, tag: plan.tag))
+    }
+  }
+
+  private func serve(
+    _ disks: [Disk], of journal: Journal, _ link: ParentLink, _ admin: inout AdminServer?
+  ) throws(ServiceError) -> Int32 {
+    let sources = SessionSources(plan, disks, log)
+    let server = JournalServer(journal, maximumConnections: 4096, log: log)
+    defer {
+      journal.stopWaiting()
+      sources.end("the session is over")
+      server.stop()
+      sources.stop()
+    }
+    if plan.isSetUp { try sources.begin() }
+    try server.listen(inheriting: EngineProcess.Inherited.ingest, as: .unix(path: plan.ingestSocket))
+    _ = try server.listen(on: .unix(path: plan.viewSocket), viewsOnly: true)
+    let commands = JournalCommands(journal, stop: stop)
+    let session = SessionCommands(plan, disks, sources)
+    let adminServer = try AdminServer(path: plan.adminSocket, log: log) { request throws(ServiceError) in
+      if let answer = try session.run(request) { return answer }
+      return try commands.run(request)
+    }
+    admin = adminServer
+    try adminServer.start()
+    link.say(EngineGreeting.serving(SessionCommands.layers(of: disks)))
+    let reason = waitForEnd()
+    defer { commands.close() }
+    if reason == .parentGone {
+      log.warning("the parent of the session is gone; the session is torn down")
+      sources.end("the session is over: its parent is gone")
+      tearDown(disks)
+    }
+    return ExitStatus.done.rawValue
+  }
+
+  private func waitForEnd() -> StopRequest.Reason {
+    while true {
+      let reason = stop.wait()
+      if case .signal = reason { continue }
+      return reason
+    }
+  }
+
+  /// What the parent would have done. The sockets are served meanwhile.
+  private func tearDown(_ disks: [Disk]) {
+    do throws(ServiceError) {
+      // What the parent stored last.
+      let plan = try SessionRecord.plan(in: runtimeDirectory)
+      let monitor = try plan.monitor.connect()
+      let kept = disks.filter { $0.isPreSealed || $0.isSealed }.map(\.name)
+      for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: Set(kept)) {
+        log.warning("\(problem)")
+      }
+      for disk in disks where !disk.isPreSealed && !disk.isClosed {
+        try reportingJournalErrors { () throws(JournalError) in
+          try disk.end("the session was cut off: its parent was killed")
+        }
+      }
+      SessionRecord.removeFiles(plan, keepingJournal: true)
+    } catch {
+      log.error("the session could not be torn down: \(error.message); the next one on this monitor cleans up")
+    }
+  }
+}

@@ -1,0 +1,162 @@
+internal import Bytes
+internal import ExtentJournal
+internal import Glibc
+internal import Logging
+internal import NBDServer
+internal import QEMUMonitor
+internal import Threads
+
+/// The parent of a session, from the record to its removal (docs/inspection.md).
+///
+/// `Inspection` and `Backup` say what happens between setting up and tearing down. Whatever goes wrong in between, the
+/// teardown runs, in the safe order.
+final class Session {
+  let plan: SessionPlan
+  let monitor: SharedMonitor
+  let engine: EngineSupervisor
+  let log: Logger
+  private let configuration: SessionConfiguration
+  private let record: SessionRecord
+  private let socket: HeldSocket
+  private let proxy: MonitorProxy
+  /// What the main thread has to look at, besides signals.
+  let inbox: SessionInbox
+
+  /// Finds the nodes, cleans up after a session that was cut off, stores the record and starts the engine.
+  init(_ configuration: SessionConfiguration) throws(ServiceError) {
+    TerminationSignals.block()
+    self.configuration = configuration
+    let log = StandardErrorLog.logger(level: configuration.logLevel)
+    self.log = log
+    let record = try SessionRecord(for: configuration.monitor)
+    self.record = record
+    let leftover = try record.read()
+    let monitor: SharedMonitor
+    do throws(ServiceError) { monitor = try configuration.monitor.connect() } catch {
+      if let leftover { try SessionCleanup(leftover, record, log).run(nil) }
+      throw error
+    }
+    self.monitor = monitor
+    if let leftover { try SessionCleanup(leftover, record, log).run(monitor) }
+    let inbox = SessionInbox()
+    self.inbox = inbox
+
+    let plan = try SessionPlanner(configuration, record.path, monitor).plan()
+    self.plan = plan
+    _ = ProcessSettings.tighten()
+    do throws(ServiceError) {
+      try record.write(plan)
+      do throws(ServerError) { socket = try HeldSocket(binding: .unix(path: plan.ingestSocket)) } catch {
+        throw .failed("\(error)")
+      }
+      try record.admit(user: configuration.monitor.user, plan: plan)
+      proxy = try MonitorProxy(plan, monitor, log: log)
+      engine = EngineSupervisor(plan, socket: socket, record: record, log: log) { inbox.post(.engineLost) }
+      try engine.start()
+    } catch {
+      record.remove(plan)
+      throw error
+    }
+  }
+
+  /// Takes the moment and attaches the live disks, runs `body`, and tears down. `body` returns the disks whose generations
+  /// are kept.
+  func run(_ body: () throws(ServiceError) -> Set<String>) throws(ServiceError) {
+    var kept: Set<String> = []
+    var failure: ServiceError?
+    do throws(ServiceError) {
+      try setUp()
+      kept = try body()
+    } catch {
+      failure = error
+    }
+    tearDown(kept)
+    if let failure { throw failure }
+  }
+
+  private func setUp() throws(ServiceError) {
+    let setup = SessionSetup(plan, monitor)
+    try setup.prepare()
+    try withFrozenGuest { () throws(ServiceError) in try setup.takeMoment() }
+    try setup.exportSources()
+    var plan = plan
+    plan.isSetUp = true
+    try record.write(plan)
+    try engine.ask(SessionCommands.Name.attach)
+  }
+
+  /// Runs `body` while the guest's filesystems are frozen, if that was asked for; they are thawed in every case.
+  private func withFrozenGuest(_ body: () throws(ServiceError) -> Void) throws(ServiceError) {
+    guard configuration.freeze else { return try body() }
+    let agent = try connectAgent()
+    do throws(QMPError) { try agent.freeze() } catch {
+      throw .failed("the guest's filesystems could not be frozen: \(error)")
+    }
+    defer {
+      do throws(QMPError) { try agent.thaw() } catch {
+        log.error("THE GUEST'S FILESYSTEMS MAY STILL BE FROZEN: \(error)")
+      }
+    }
+    try body()
+  }
+
+  private func connectAgent() throws(ServiceError) -> any GuestAgent {
+    do throws(QMPError) {
+      if case .libvirt(let domain) = plan.monitor { return LibvirtGuestAgent(domain: domain) }
+      if let path = configuration.agent { return try GuestAgentConnection(connectingTo: path) }
+      if let path = try monitor.ask({ monitor throws(QMPError) in try monitor.guestAgentSocket() }) {
+        return try GuestAgentConnection(connectingTo: path)
+      }
+    } catch {
+      throw .failed("--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
+    }
+    throw .failed("--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
+  }
+
+  /// In the order of docs/inspection.md; nothing keeps the next step from being tried.
+  private func tearDown(_ kept: Set<String>) {
+    do throws(ServiceError) {
+      try engine.ask(SessionCommands.Name.detach, ["reason": "the session is over"])
+    } catch {
+      log.debug("\(error.message)")
+    }
+    for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.error("\(problem)") }
+    if let loss = monitor.loss { log.error("qemu is gone: \(loss)") }
+  }
+
+  /// Ends the engine and lets go of everything. After `run`.
+  func end(reason: String) {
+    do throws(ServiceError) {
+      try engine.ask(SessionCommands.Name.end, ["reason": .string(reason)])
+    } catch {
+      log.debug("\(error.message)")
+    }
+    engine.stop()
+    proxy.stop()
+    record.remove(plan)
+  }
+}
+
+/// What other threads tell the main thread of a session.
+final class SessionInbox: @unchecked Sendable {
+  // Sendable: `news` is guarded by `lock`.
+
+  enum News: Hashable {
+    /// The engine was given up.
+    case engineLost
+    /// COMMAND has ended.
+    case commandEnded
+  }
+
+  private let lock = Lock()
+  private var news: Set<News> = []
+
+  /// Tells it, and wakes it.
+  func post(_ what: News) {
+    lock.withLock { _ = news.insert(what) }
+    TerminationSignals.wake()
+  }
+
+  /// Whether `what` was told.
+  func has(_ what: News) -> Bool { lock.withLock { news.contains(what) } }
+}
