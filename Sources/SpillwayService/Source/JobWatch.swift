@@ -1,4 +1,4 @@
-internal import ExtentJournal
+package import ExtentJournal
 internal import QEMUMonitor
 internal import Threads
 
@@ -12,13 +12,13 @@ internal import Threads
 // 3. every change of state is followed by `sourceChanged`, without a lock held.
 
 /// Watches the jobs of one monitor.
-final class JobWatch: @unchecked Sendable {
+package final class JobWatch: @unchecked Sendable {
   // Sendable: `connection`, `lostSince` and `lastLoss` are the thread's; everything else mutable is guarded by `lock`.
   private let path: String
-  private let log: JournalLog
-  private let lock = Lock()
+  let log: JournalLog
+  let lock = Lock()
   private let changed: Condition
-  private var jobs: [WatchedJob] = []
+  private(set) var jobs: [WatchedJob] = []
   private var begun: UInt64 = 0
   private var wanted: UInt64 = 0
   private var answered: UInt64 = 0
@@ -27,6 +27,7 @@ final class JobWatch: @unchecked Sendable {
   /// Why the last question got no answer.
   private var silence: String?
   private var isEnding = false
+  private var waiting = 0
   private var thread: WorkerThread?
 
   private var connection: QMPConnection?
@@ -41,17 +42,17 @@ final class JobWatch: @unchecked Sendable {
   private static let livingPollNanoseconds: UInt64 = 1_000_000_000
 
   /// A watch over the monitor at `path`, which has not been spoken to.
-  init(monitor path: String, log: @escaping JournalLog) {
+  package init(monitor path: String, log: @escaping JournalLog) {
     self.path = path
     self.log = log
     changed = Condition(lock)
   }
 
   /// Adds a job, before `start`.
-  func add(_ job: WatchedJob) { lock.withLock { jobs.append(job) } }
+  package func add(_ job: WatchedJob) { lock.withLock { jobs.append(job) } }
 
   /// Begins to ask. The monitor must be there if a job has yet to be seen; otherwise it may come later.
-  func start() throws(ServiceError) {
+  package func start() throws(ServiceError) {
     let isAwaiting = lock.withLock { jobs.contains { $0.liveness.state == .awaited } }
     do throws(QMPError) { try connect() } catch {
       if isAwaiting { throw .failed("\(error); is qemu running, and has no other client the monitor?") }
@@ -62,7 +63,7 @@ final class JobWatch: @unchecked Sendable {
   }
 
   /// Answers nobody any more: whoever waits is told that nothing is known.
-  func stopAnswering() {
+  package func stopAnswering() {
     lock.withLock {
       isEnding = true
       changed.broadcast()
@@ -70,7 +71,7 @@ final class JobWatch: @unchecked Sendable {
   }
 
   /// Gives jobs their speed back and ends the conversation.
-  func stop() {
+  package func stop() {
     stopAnswering()
     thread?.join()
     thread = nil
@@ -79,15 +80,17 @@ final class JobWatch: @unchecked Sendable {
   // MARK: - What reads ask
 
   /// What was last known of `job`.
-  func state(of job: WatchedJob) -> SourceState { lock.withLock { job.liveness.state } }
+  package func state(of job: WatchedJob) -> SourceState { lock.withLock { job.liveness.state } }
 
   /// What `job` is, asked from here on. Waits for the answer.
-  func confirm(_ job: WatchedJob) -> SourceState {
+  package func confirm(_ job: WatchedJob) -> SourceState {
     lock.lock()
     defer { lock.unlock() }
     let deadline = MonotonicClock.nanoseconds() + Self.patienceNanoseconds
     let turn = begun + 1
     wanted = max(wanted, turn)
+    waiting += 1
+    defer { waiting -= 1 }
     changed.broadcast()
     while answered < turn {
       if case .dead = job.liveness.state { return job.liveness.state }
@@ -98,8 +101,11 @@ final class JobWatch: @unchecked Sendable {
     return silence.map { .unknown($0) } ?? job.liveness.state
   }
 
+  /// How many wait for an answer.
+  package var waitingCount: Int { lock.withLock { waiting } }
+
   /// A read of the job's source begins: the job's own copying is to yield.
-  func beginRead(of job: WatchedJob) {
+  package func beginRead(of job: WatchedJob) {
     lock.withLock {
       job.throttle.beginRead()
       if job.throttle.lowered == nil, job.throttle.isWorthwhile {
@@ -110,7 +116,7 @@ final class JobWatch: @unchecked Sendable {
   }
 
   /// A read of the job's source has ended.
-  func endRead(of job: WatchedJob) {
+  package func endRead(of job: WatchedJob) {
     lock.withLock { job.throttle.endRead(at: MonotonicClock.nanoseconds()) }
   }
 
@@ -230,75 +236,5 @@ final class JobWatch: @unchecked Sendable {
     case .awaited, .unknown: break
     }
     job.disk.sourceChanged()
-  }
-
-  // MARK: - Speed
-
-  private struct BlockJob: Decodable {
-    var device: String
-    var speed: UInt64
-  }
-
-  /// Lowers the speed of `job` while reads want that, and gives it back afterwards.
-  private func steer(_ job: WatchedJob, _ isListed: Bool, _ connection: QMPConnection) throws(QMPError) {
-    let now = MonotonicClock.nanoseconds()
-    let (throttle, isAlive) = lock.withLock { (job.throttle, job.liveness.state == .alive) }
-    let isWanted = isAlive && throttle.isWanted(at: now)
-    if let lowered = throttle.lowered {
-      if !isWanted { try restore(lowered, of: job, isListed, connection) }
-    } else if isWanted, throttle.isWorthwhile, let current = try speed(of: job, connection),
-      let speed = throttle.lowerSpeed(than: current)
-    {
-      try lower(JobSpeed(job: job.id, bytesPerSecond: current, loweredTo: speed), of: job, connection)
-    }
-  }
-
-  private func speed(of job: WatchedJob, _ connection: QMPConnection) throws(QMPError) -> UInt64? {
-    try connection.execute("query-block-jobs", as: [BlockJob].self).first { $0.device == job.id }?.speed
-  }
-
-  private func lower(
-    _ lowered: JobSpeed, of job: WatchedJob, _ connection: QMPConnection
-  ) throws(QMPError) {
-    do throws(JournalError) { try job.disk.recordLowered(lowered) } catch {
-      return log(.error, "the speed of job \(job.id) could not be recorded and stays: \(error.message)")
-    }
-    lock.withLock { job.throttle.lowered = lowered }
-    log(.debug, "job \(job.id) yields to reads: \(lowered.loweredTo) bytes a second")
-    try set(lowered.loweredTo, lowered.job, connection)
-  }
-
-  /// Only if it is what it was lowered to: otherwise somebody else has set it since.
-  private func restore(
-    _ lowered: JobSpeed, of job: WatchedJob, _ isListed: Bool, _ connection: QMPConnection
-  ) throws(QMPError) {
-    if isListed, try speed(of: job, connection) == lowered.loweredTo {
-      try set(lowered.bytesPerSecond, lowered.job, connection)
-      log(.debug, "job \(lowered.job) has its speed again")
-    }
-    lock.withLock { job.throttle.lowered = nil }
-    do throws(JournalError) { try job.disk.recordRestored() } catch {
-      log(.error, "that job \(job.id) has its speed again could not be recorded: \(error.message)")
-    }
-  }
-
-  /// A job that has ended meanwhile refuses, and needs no speed.
-  private func set(_ speed: UInt64, _ job: String, _ connection: QMPConnection) throws(QMPError) {
-    do throws(QMPError) {
-      try connection.execute(
-        "block-job-set-speed", arguments: ["device": .string(job), "speed": .integer(Int64(speed))])
-    } catch .refused(_, _, let description) {
-      log(.debug, "the speed of job \(job) could not be set: \(description)")
-    }
-  }
-
-  private func restoreSpeeds(_ connection: QMPConnection) {
-    for job in lock.withLock({ jobs }) {
-      guard let lowered = lock.withLock({ job.throttle.lowered }) else { continue }
-      do throws(QMPError) { try restore(lowered, of: job, true, connection) } catch {
-        return log(
-          .warning, "the speed of job \(job.id) could not be restored; the next start will: \(error)")
-      }
-    }
   }
 }

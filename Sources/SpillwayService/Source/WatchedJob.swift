@@ -1,14 +1,17 @@
-internal import ExtentJournal
+package import ExtentJournal
 
 /// A job that a `JobWatch` asks about, and the disk that it feeds.
-final class WatchedJob: @unchecked Sendable {
+package final class WatchedJob: @unchecked Sendable {
   // Sendable: constants, and variables guarded by the watch's lock.
-  let id: String
-  let disk: Disk
+  /// Its name in the monitor.
+  package let id: String
+  /// What it feeds.
+  package let disk: Disk
   var liveness: JobLiveness
   var throttle: JobThrottle
 
-  init(_ id: String, of disk: Disk) {
+  /// The job `id` of `disk`; what the journal has recorded of it is taken over.
+  package init(_ id: String, of disk: Disk) {
     self.id = id
     self.disk = disk
     liveness = JobLiveness(job: id, wasSeen: disk.seenJob == id)
