@@ -15,10 +15,12 @@ help:
 	@echo 'make build     the program, optimised'
 	@echo 'make install   the program, to $$(DESTDIR)$$(PREFIX)/bin (PREFIX is $(PREFIX))'
 	@echo 'make packages  the Debian packages that all of this needs'
+	@echo 'make test-vm   guests that run, inspected by libguestfs: minutes, and packages of its own'
 	@echo 'make soak      SEEDS random histories with power losses and lying disks, every script of LENGTH operations,'
 	@echo '               and KILLS of the daemon under four writers'
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
+	@echo 'make bench-guest  what a guest feels: Spillway, nbdkit and qemu itself as targets of its backup job'
 	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
@@ -41,6 +43,12 @@ check: packages
 test: packages
 	$(SWIFT) test --disable-xctest
 
+# A Linux that writes to its disk all the time. It needs no KVM: where there is none, or one that does not work, both
+# it and libguestfs are emulated. Elsewhere the same tests are reported as skipped.
+test-vm: packages
+	@.ci/install-debian-packages guests
+	SPILLWAY_TEST_VM=1 $(SWIFT) test --disable-xctest --filter VirtualMachineTests
+
 # The same tests as in `make test`, for longer. A history that fails prints the command that runs it again, and then tells
 # each step; the kills print their seed. Scripts of 4 operations take minutes, of 5 an hour.
 SEEDS ?= 20000
@@ -52,7 +60,7 @@ soak: packages
 	SPILLWAY_TEST_KILLS=$(KILLS) $(SWIFT) test --disable-xctest --filter 'KillTests'
 
 # A build of its own. One test at a time: a race is then that test's.
-TSAN = StormTests|EpochTests|ParkedReadTests|SourceOrderTests|JobWatchTests|NBDServerTests|indexAndPublication
+TSAN = StormTests|EpochTests|ParkedReadTests|SourceOrderTests|JobWatchTests|NBDServerTests|indexAndPublication|NBDSourceTests
 tsan: packages
 	$(SWIFT) test --disable-xctest --no-parallel --sanitize thread --scratch-path .build-tsan --filter '$(TSAN)'
 
@@ -64,7 +72,14 @@ install: build
 bench: build
 	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
-# The same without servers and sockets. ROUNDS of all, in turn; medians.
+# What a guest feels while its old data is copied away: Spillway as the target of the backup job beside others, and beside
+# qemu's own fleecing. For a machine with nothing else to do as well. WRITES of each depth a round.
+GUEST_ROUNDS ?= 7
+WRITES ?= 4000
+bench-guest: build
+	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
+
+# The engine without servers and sockets. ROUNDS of all, in turn; medians.
 ROUNDS ?= 5
 bench-engine: packages
 	$(SWIFT) run --configuration release --package-path Benchmarks EngineBenchmark --rounds $(ROUNDS)
@@ -72,4 +87,4 @@ bench-engine: packages
 clean:
 	rm -rf .build .build-tsan Benchmarks/.build
 
-.PHONY: help packages build demo check test soak tsan install bench bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-guest bench-engine clean

@@ -118,6 +118,10 @@ let package = Package(
     .testTarget(
       name: "EndToEndTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"],
       swiftSettings: tested),
+    // Guests that run, for `make test-vm` only.
+    .testTarget(
+      name: "VirtualMachineTests", dependencies: ["Peers", "QEMUMonitor", "TestKit", "spillway"],
+      swiftSettings: tested),
     // Depends on the program for the same reason.
     .testTarget(
       name: "ServiceTests",

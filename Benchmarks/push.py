@@ -16,8 +16,8 @@ MIB = 1 << 20
 class Server:
     """A server under test: how to start it, where it keeps its bytes."""
 
-    def __init__(self, name, directory, size):
-        self.name, self.size = name, size
+    def __init__(self, name, directory, size, mode="device"):
+        self.name, self.size, self.mode = name, size, mode
         self.home = os.path.join(directory, name)
         os.mkdir(self.home)
         self.socket = os.path.join(self.home, "s")
@@ -27,8 +27,9 @@ class Server:
         store = os.path.join(self.home, "store")
         if self.name == "spillway":
             self.export = "d"
-            return [spillway, "serve", "-j", store, "--disk", f"d={self.size}", "--listen", f"unix:{self.socket}",
-                    "--view", f"unix:{self.socket}v", "--admin", f"unix:{self.socket}a"]
+            return [spillway, "serve", "-j", store, "--disk", f"d={self.size},mode={self.mode}",
+                    "--listen", f"unix:{self.socket}", "--view", f"unix:{self.socket}v",
+                    "--admin", f"unix:{self.socket}a"]
         self.export = ""
         if self.name == "nbdkit-memory":
             return ["nbdkit", "-f", "-U", self.socket, "memory", str(self.size)]

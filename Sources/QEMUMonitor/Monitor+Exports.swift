@@ -93,7 +93,8 @@ extension Monitor {
       guard case .refused = error, try isShuttingDown(export.id) else { throw error }
     }
     try wait(
-      for: "end of export \(export.id)", event: "BLOCK_EXPORT_DELETED", within: limit
+      for: "end of export \(export.id)",
+      atEach: { $0.name == "BLOCK_EXPORT_DELETED" && $0.data["id"]?.string == export.id }, within: limit
     ) { () throws(QMPError) in
       try !exportIDs().contains(export.id)
     }

@@ -57,7 +57,7 @@ extension Monitor {
   ) throws(QMPError) {
     let awaited = ids.map { "\(statuses.sorted().joined(separator: " or ")) of job \($0)" }
     try wait(
-      for: awaited.joined(separator: ", "), event: "JOB_STATUS_CHANGE", every: interval, within: limit
+      for: awaited.joined(separator: ", "), atEach: isChange(of: ids), every: interval, within: limit
     ) { () throws(QMPError) in
       let all = try jobs()
       var found: [QEMUJob] = []
@@ -105,7 +105,7 @@ extension Monitor {
       }
     }
     var last: QEMUJob?
-    try wait(for: "end of job \(id)", event: "JOB_STATUS_CHANGE", within: limit) { () throws(QMPError) in
+    try wait(for: "end of job \(id)", atEach: isChange(of: [id]), within: limit) { () throws(QMPError) in
       guard let job = try self.job(id) else { return true }
       last = job
       return job.isOver
@@ -113,4 +113,9 @@ extension Monitor {
     if last?.status == "concluded" { try dismissJob(id) }
     return last?.error
   }
+}
+
+/// Whether an event tells a change of one of the jobs `ids`.
+private func isChange(of ids: [String]) -> (QMPEvent) -> Bool {
+  { event in event.name == "JOB_STATUS_CHANGE" && ids.contains(event.data["id"]?.string ?? "") }
 }

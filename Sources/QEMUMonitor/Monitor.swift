@@ -32,17 +32,19 @@ extension Monitor {
     try execute(command, arguments: nil, as: type)
   }
 
-  /// Waits until `isReached` says so, asking again at each event called `event` and at least every `interval`: an event
-  /// that was lost, or came before anybody listened, delays the answer and never hides it.
+  /// Waits until `isReached` says so, asking again at each event that `isNews` and at least every `interval`: an event
+  /// that was lost, or came before anybody listened, delays the answer and never hides it. Such events are used up, all
+  /// others kept.
   func wait(
-    for awaited: String, event: String, every interval: Duration = .milliseconds(200), within limit: Duration,
+    for awaited: String, atEach isNews: (QMPEvent) -> Bool, every interval: Duration = .milliseconds(200),
+    within limit: Duration,
     until isReached: () throws(QMPError) -> Bool
   ) throws(QMPError) {
     let deadline = ContinuousClock.now + limit
     while try !isReached() {
       guard ContinuousClock.now < deadline else { throw .timedOut(awaited: awaited) }
       // What is asked next is newer than any event that is already here, so old ones may go.
-      _ = try nextEvent(within: interval) { $0.name == event }
+      _ = try nextEvent(within: interval, where: isNews)
     }
   }
 }

@@ -57,7 +57,7 @@ package final class QMPConnection: Monitor {
       let message = try decode(Message.self, from: line)
       if message.event != nil {
         keptEvents.keep(try decode(QMPEvent.self, from: line))
-      } else if message.id == lastID || (message.id == nil && message.error != nil) {
+      } else if message.id == .integer(lastID) || (message.id == nil && message.error != nil) {
         // An error without an id is qemu's answer to something that it could not even parse.
         if let error = message.error {
           throw .refused(command: command, class: error.class, description: error.desc)

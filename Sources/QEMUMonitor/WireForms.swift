@@ -29,7 +29,8 @@ struct Failure: Decodable {
 
 /// As much of an incoming line as tells what it is.
 struct Message: Decodable {
-  var id: Int64?
+  /// Ours are numbers, libvirt's are not.
+  var id: JSONValue?
   var event: String?
   var error: Failure?
 }

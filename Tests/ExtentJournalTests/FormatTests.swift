@@ -32,6 +32,7 @@ private func encoded(_ byteCount: Int, _ body: (inout MutableRawSpan) -> Void) -
     var cases: [IndexEntry] = [
       IndexEntry(start: 0, count: 1024, placement: .zero),
       IndexEntry(start: 1023, count: 1, placement: .trim),
+      IndexEntry(start: 0, count: 1, placement: .base), IndexEntry(start: 5, count: 1019, placement: .base),
       IndexEntry(
         start: 1, count: 1023,
         placement: .frame(
@@ -230,7 +231,7 @@ private func encoded(_ byteCount: Int, _ body: (inout MutableRawSpan) -> Void) -
       let start = UInt64.random(in: 0..<3000, using: &random)
       let range = SectorRange(
         start: start, count: .random(in: 1...(seed % 2 == 0 ? 700 : 16), using: &random))
-      let kind: RecordKind = [.data, .data, .data, .zero, .trim].randomElement(using: &random)!
+      let kind: RecordKind = [.data, .data, .data, .zero, .trim, .base].randomElement(using: &random)!
       records.append(Record(kind: kind, layer: key, sequence: sequence, range: range))
       positions.append(sequence << 32)
       for sector in range.start..<range.end {

@@ -287,6 +287,7 @@ import Testing
     try setup.write(0..<16, 1, to: disk)
     try disk.preSeal(job: "")
     try setup.write(3..<4, 2, to: disk)
+    #expect(failure { try disk.preSeal(job: "") } == .failed)
     #expect(failure { try disk.seal() } == .failed)
     #expect(!disk.isSealed)
   }

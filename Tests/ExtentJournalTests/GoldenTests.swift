@@ -18,8 +18,11 @@ private struct GoldenContent {
   var device = [UInt8](repeating: 0, count: 1 << 20)
   var snapshot = [UInt8](repeating: 0, count: 256 << 10)
 
-  /// Carries out the history, on `journal` too if there is one.
-  init(_ journal: Journal?) throws {
+  /// What the generations of the disk `chain` show; version 1.0 had none.
+  var generations: [(name: String, bytes: [UInt8])] = []
+
+  /// Carries out the history of `version`, on `journal` too if there is one.
+  init(_ journal: Journal?, version: String) throws {
     let disks = try journal.map {
       (
         try $0.disk("device", byteCount: 1 << 20, mode: .device),
@@ -50,6 +53,38 @@ private struct GoldenContent {
     try disks?.0.trim(ByteRange(offset: 131072, count: 65536), durable: true).wake()
     try copy(noise, 65536)
     try disks?.1.complete()
+    if version != "1.0" { try makeGenerations(journal, noise, text) }
+  }
+
+  /// A full generation, an incremental one that is pre-sealed and sealed, one that was ended, and one that is open.
+  private mutating func makeGenerations(_ journal: Journal?, _ noise: [UInt8], _ text: [UInt8]) throws {
+    let size: UInt64 = 8 << 20
+    let block = 16384
+    var full = [UInt8](repeating: 0, count: Int(size))
+    full.replaceSubrange(block..<2 * block, with: text)
+    full.replaceSubrange(2 * block..<3 * block, with: noise)
+    var incremental = full
+    incremental.replaceSubrange(2 * block..<3 * block, with: text)
+    generations = [("full", full), ("incremental", incremental)]
+    guard let journal else { return }
+    let first = try journal.disk("chain", byteCount: size, mode: .snapshot)
+    try first.write(text, at: UInt64(block))
+    try first.write(noise, at: UInt64(2 * block))
+    try first.writeZeroes(ByteRange(start: 0, end: UInt64(block)), mayTrim: true, durable: false).wake()
+    try first.writeZeroes(ByteRange(start: UInt64(3 * block), end: size), mayTrim: false, durable: false)
+      .wake()
+    try first.seal(as: "full")
+    let second = try journal.begin(
+      "chain", GenerationRequest(name: "incremental", kind: .incremental, base: "full", tag: "tag"))
+    let changed = ByteRange(start: UInt64(2 * block), end: UInt64(3 * block))
+    try second.fallToBase([ByteRange(start: 0, end: changed.start), ByteRange(start: changed.end, end: size)])
+    try second.finishBitmap()
+    try second.write(text, at: changed.start)
+    try second.preSeal(job: "job")
+    try second.seal()
+    let third = try journal.begin("chain", GenerationRequest(name: "look", kind: .cow))
+    try third.end("over")
+    _ = try journal.begin("chain", GenerationRequest(name: "next"))
   }
 }
 
@@ -66,7 +101,7 @@ private struct GoldenContent {
     fixture.crash()
     fixture.host.segmentBytesMax = 48 << 10
     try fixture.open()
-    _ = try GoldenContent(fixture.journal)
+    _ = try GoldenContent(fixture.journal, version: version)
     try fixture.close()
     try FileManager.default.createDirectory(at: target, withIntermediateDirectories: true)
     for name in ["journal", "segments"] {
@@ -94,8 +129,8 @@ private struct GoldenContent {
       }
     }
     try fixture.open()
-    let expected = try GoldenContent(nil)
-    let disks = fixture.journal.disks
+    let expected = try GoldenContent(nil, version: version)
+    let disks = fixture.journal.disks.filter { $0.name != "chain" }
     try #require(disks.map(\.name) == ["device", "snapshot"])
     #expect(try disks[0].bytes(ByteRange(offset: 0, count: disks[0].byteCount)) == expected.device)
     #expect(disks[1].isComplete)
@@ -103,6 +138,17 @@ private struct GoldenContent {
     #expect(
       try disks[1].view(ByteRange(offset: 65536, count: 16384)) == Array(expected.snapshot[65536..<81920]))
     #expect(throws: JournalError.self) { try disks[1].view(ByteRange(offset: 16384, count: 512)) }
+    for (name, bytes) in expected.generations {
+      let generation = try fixture.journal.generation(of: "chain", named: name)
+      #expect(generation.isSealed && generation.sealRecord != nil)
+      #expect(try generation.view(ByteRange(offset: 0, count: generation.byteCount)) == bytes, "\(name)")
+    }
+    if !expected.generations.isEmpty {
+      let look = try fixture.journal.generation(of: "chain", named: "look")
+      #expect(look.endReason == "over" && look.generationKind == .cow)
+      #expect(try fixture.journal.generation(of: "chain", named: "incremental").tag == "tag")
+      #expect(try !fixture.journal.generation(of: "chain", named: "live").isClosed)
+    }
     #expect(try fixture.journal.status().damage == nil)
   }
 
@@ -153,7 +199,7 @@ private struct GoldenContent {
       target.copy(closing.bytes, at: Int(footer.directoryOffset))
       #expect(Array(again.raw) == bytes, "\(name)")
     }
-    for kind: UInt8 in [0, 2, 3, 16, 17, 18] {
+    for kind: UInt8 in [0, 2, 3, 4, 16, 17, 18, 20, 21, 22, 23] {
       #expect(counts[kind, default: 0] > 0, "no item of kind \(kind) in the golden journal")
     }
   }

@@ -90,7 +90,7 @@ private struct ModelTables {
       let longest = kind < 3 ? model.count : kind < 6 ? 3 * regionSectors : 40
       let count = Int.random(in: 1...longest, using: &random)
       let start = Int.random(in: 0...model.count - count, using: &random)
-      let placement: Placement = [.zero, .trim].randomElement(using: &random)!
+      let placement: Placement = [.zero, .trim, .base].randomElement(using: &random)!
       if kind < 8 {
         map.insert(sectors(start, start + count), placement)
       } else if kind == 8 {
@@ -177,7 +177,7 @@ private struct ModelTables {
         model[start] = nil
       } else {
         let end = Int.random(in: start + 1...min(start + 20, 60), using: &random)
-        let kind: RangeRow.Kind = Bool.random(using: &random) ? .zero : .trim
+        let kind: RangeRow.Kind = [.zero, .trim, .base].randomElement(using: &random) ?? .zero
         let new = RangeRow(regions: UInt64(start)..<UInt64(end), kind: kind, sequence: step)
         let touched = rows.filter {
           $0.regions.upperBound >= new.regions.lowerBound && $0.regions.lowerBound <= new.regions.upperBound

@@ -11,8 +11,15 @@ package enum Program: String, CaseIterable, Sendable {
   case fio = "fio"
   case python = "python3"
   case mke2fs = "mke2fs"
+  case e2fsck = "e2fsck"
+  case debugfs = "debugfs"
   case gzip = "gzip"
   case unshare = "unshare"
+  case tar = "tar"
+  case busybox = "busybox"
+  case modprobe = "modprobe"
+  case guestfish = "guestfish"
+  case virtDF = "virt-df"
 
   /// The Debian package that brings it.
   package var debianPackage: String {
@@ -24,9 +31,14 @@ package enum Program: String, CaseIterable, Sendable {
     case .nbdcopy, .nbdinfo: "libnbd-bin"
     case .fio: "fio"
     case .python: "python3-libnbd"
-    case .mke2fs: "e2fsprogs"
+    case .mke2fs, .e2fsck, .debugfs: "e2fsprogs"
     case .gzip: "gzip"
     case .unshare: "util-linux"
+    case .tar: "tar"
+    case .busybox: "busybox-static"
+    case .modprobe: "kmod"
+    case .guestfish: "guestfish"
+    case .virtDF: "guestfs-tools"
     }
   }
 
@@ -39,7 +51,9 @@ package enum Program: String, CaseIterable, Sendable {
       let candidate = "\(folder)/\(rawValue)"
       if access(candidate, X_OK) == 0 { return candidate }
     }
-    throw PeerError("\(rawValue) is missing: install the Debian package \(debianPackage) (`make packages`)")
+    throw PeerError(
+      "\(rawValue) is missing: install the Debian package \(debianPackage) (`make packages`; what only guests need, `make test-vm`)"
+    )
   }
 
   /// Runs it to its end and expects success.
@@ -49,7 +63,7 @@ package enum Program: String, CaseIterable, Sendable {
   }
 
   /// Starts it.
-  package func start(_ arguments: [String]) throws -> ChildProcess {
-    try ChildProcess(path(), arguments)
+  package func start(_ arguments: [String], environment: [String: String] = [:]) throws -> ChildProcess {
+    try ChildProcess(path(), arguments, environment: environment)
   }
 }

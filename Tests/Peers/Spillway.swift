@@ -20,8 +20,10 @@ package enum Spillway {
   }
 
   /// Starts `spillway` with `arguments`.
-  package static func start(_ arguments: [String]) throws -> ChildProcess {
-    try ChildProcess(path(), arguments)
+  package static func start(
+    _ arguments: [String], environment: [String: String] = [:]
+  ) throws -> ChildProcess {
+    try ChildProcess(path(), arguments, environment: environment)
   }
 
   /// Runs `spillway` with `arguments` to its end, whatever that is.

@@ -86,6 +86,28 @@ struct WireFormTests {
       ])
   }
 
+  @Test("of a removed export is followed by questions until it is gone")
+  func removal() throws {
+    let listed = #"[{"id": "other"}, {"id": "e", "shutting-down": false}]"#
+    let monitor = try ScriptedMonitor(
+      ScriptedMonitor.opening + [
+        .hear, .say(#"{"return": \#(listed), "id": 2}"#),
+        .hear, .say(#"{"return": {}, "id": 3}"#),
+        .hear, .say(#"{"return": \#(listed), "id": 4}"#),
+        .say(#"{"event": "BLOCK_EXPORT_DELETED", "data": {"id": "e"}}"#),
+        .hear, .say(#"{"return": [{"id": "other"}], "id": 5}"#), .keepSilent,
+      ])
+    let schema = QEMUSchema(commands: ["block-export-add"])
+    try QMPConnection(connectingTo: monitor.path).removeExport(QEMUExport(id: "e", node: "n"), schema)
+    let ask = #""execute":"query-block-exports""#
+    #expect(
+      monitor.heard.dropFirst() == [
+        "{\(ask),\"id\":2}",
+        #"{"arguments":{"id":"e","mode":"hard"},"execute":"block-export-del","id":3}"#,
+        "{\(ask),\"id\":4}", "{\(ask),\"id\":5}",
+      ])
+  }
+
   @Test("of a cancel is the block job's where qemu has no other")
   func oldCancel() throws {
     let monitor = try ScriptedMonitor(

@@ -43,11 +43,12 @@ extension Disk {
 
   private func preSealInTurn(_ job: String) throws(JournalError) {
     let state = journal.ledger.lock.withLock { layer.state }
-    if state.preSeal != nil, !state.isClosed || state.seal != nil { return }
+    if state.seal != nil { return }
     guard mode == .snapshot else {
       throw JournalError(.usage, "disk \(name) is a device disk; sealing those is not yet possible")
     }
     if let refusal = journal.ledger.lock.withLock({ layer.refusal(of: .preSeal, []) }) { throw refusal }
+    if state.preSeal != nil { return }
     guard job.utf8.count <= 4096 else { throw JournalError(.usage, "the name of the job is too long") }
     guard state.kind != .incremental || state.bitmapIsWhole else {
       throw JournalError(

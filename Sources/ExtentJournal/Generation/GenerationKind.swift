@@ -21,7 +21,7 @@ package enum GenerationKind: UInt8, Sendable, CaseIterable {
     }
   }
 
-  /// The kind that `word` names, or nil.
+  /// The kind that `word` names, or nil when it names none.
   package init?(word: String) {
     guard let kind = Self.allCases.first(where: { $0.word == word }) else { return nil }
     self = kind

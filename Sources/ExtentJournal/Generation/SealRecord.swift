@@ -35,11 +35,13 @@ package struct SealRecord: Sendable, Equatable {
   package var name: String
   /// The job that brought the data, as its owner called it; may be empty.
   package var job: String
+  /// The kind of generation that is sealed.
   package var kind: GenerationKind
   /// The name of the base, if there is one.
   package var base: String?
   /// Size of the disk in bytes.
   package var byteCount: UInt64
+  /// What was there when it was read back.
   package var summary: SealSummary
 
   static let version: UInt64 = 1

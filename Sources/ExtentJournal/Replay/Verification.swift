@@ -7,10 +7,10 @@ internal import Bytes
 
 /// One thing that is not as it should be.
 package struct VerificationFlaw: Codable, Sendable, Equatable {
-  /// The disk.
-  package var disk: String
+  /// The disk; nil when it concerns the journal as a whole.
+  package var disk: String?
   /// The generation: its name, or its number if it has none.
-  package var generation: String
+  package var generation: String?
   /// Where on the disk, in bytes; nil when it concerns the generation as a whole.
   package var offset: UInt64?
   /// How many bytes of it.
@@ -50,6 +50,9 @@ package enum Verification {
     on reader: JournalReader, progress: (_ done: UInt64, _ total: UInt64) -> Void
   ) throws(JournalError) -> VerificationReport {
     var report = VerificationReport()
+    if let loss = try reader.index.loss() {
+      report.add(VerificationFlaw(message: "the journal has lost something nobody can name: \(loss)"))
+    }
     let layers = reader.catalog.layers.sorted { $0.key < $1.key }
     let total = layers.reduce(0) { $0 + (reader.catalog.disks[$1.key.disk]?.byteCount ?? 0) }
     var before: UInt64 = 0

@@ -64,7 +64,7 @@ package struct JournalSuperblock: Equatable, Sendable {
     bytes.appendBigEndian(Self.magic)
     bytes.appendBigEndian(FormatVersion.major)
     bytes.appendBigEndian(FormatVersion.minor)
-    for _ in 0..<3 { bytes.appendBigEndian(UInt32(0)) }
+    for features in [FormatVersion.incompatible, 0, 0] { bytes.appendBigEndian(features) }
     bytes.appendBigEndian(journal.high)
     bytes.appendBigEndian(journal.low)
     bytes.appendBigEndian(createdNanoseconds)

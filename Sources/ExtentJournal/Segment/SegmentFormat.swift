@@ -3,15 +3,18 @@ internal import Bytes
 // The bytes of a segment (docs/format.md). Pure: spans in, values out, and the other way round. A value read from
 // disk is believed only when its checksum, seeded by the segment's salt and the place, is right.
 
-/// Which versions and feature bits this version knows: none of the bits, of any kind, yet.
+/// Which versions and feature bits this version knows. Of the bits there is one, an incompatible one: generations, with
+/// records that a version without them would take for the torn end of a segment.
 enum FormatVersion {
   static let major: UInt16 = 1
   static let minor: UInt16 = 1
+  /// The incompatible features of what is written.
+  static let incompatible: UInt32 = 1
 
   /// What may be done with a file of that version with those feature bits. (Bits of the third kind, compatible, are
   /// ignored.)
   static func use(major: UInt16, incompatible: UInt32, readOnlyCompatible: UInt32) -> FormatUse {
-    guard major == Self.major, incompatible == 0 else { return .none }
+    guard major == Self.major, incompatible & ~Self.incompatible == 0 else { return .none }
     return readOnlyCompatible == 0 ? .all : .reading
   }
 }

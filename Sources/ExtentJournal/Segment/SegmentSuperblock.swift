@@ -17,6 +17,7 @@ package struct SegmentSuperblock: Equatable, Sendable {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(FormatVersion.major, at: 8)
     target.storeBigEndian(FormatVersion.minor, at: 10)
+    target.storeBigEndian(FormatVersion.incompatible, at: 12)
     target.storeBigEndian(segment, at: 24)
     target.storeBigEndian(salt, at: 32)
     target.storeBigEndian(journal.high, at: 40)

@@ -19,6 +19,8 @@ package final class SessionEngine {
   private let runtimeDirectory: String
   private let log: Logger
   private let stop = StopRequest()
+  /// Whether the engine did what its parent would have done.
+  private var isTornDown = false
 
   /// The engine of the session whose record lies in `runtimeDirectory`.
   package init(runtimeDirectory: String) throws(ServiceError) {
@@ -52,6 +54,7 @@ package final class SessionEngine {
     do throws(JournalError) { try journal.close() } catch {
       if case .success = outcome { outcome = .failure(ServiceError(error)) }
     }
+    if isTornDown { SessionRecord.removeFiles(plan) }
     if case .failure(let error) = outcome { stop.settle(error) } else { stop.settle(nil) }
     admin?.finish()
     link.end()
@@ -138,7 +141,7 @@ package final class SessionEngine {
           try disk.end("the session was cut off: its parent was killed")
         }
       }
-      SessionRecord.removeFiles(plan, keepingJournal: true)
+      isTornDown = true
     } catch {
       log.error("the session could not be torn down: \(error.message); the next one on this monitor cleans up")
     }

@@ -81,8 +81,9 @@ final class EngineSupervisor: @unchecked Sendable {
   }
   private let engineEnded: Ended
 
-  /// Starts the engine and returns when it serves. Throws what the engine could not do.
-  func start() throws(ServiceError) {
+  /// Starts the engine and returns when it serves: the generations that it serves (`SessionCommands.layers`). Throws what
+  /// the engine could not do.
+  func start() throws(ServiceError) -> String {
     let answer = try engine.start(within: Self.firstStartSeconds)
     try begin(answer)
     thread = WorkerThread(name: "supervisor") { self.watch() }
@@ -90,6 +91,7 @@ final class EngineSupervisor: @unchecked Sendable {
       engine.kill()
       throw .failed("no thread is left to watch the engine; raise the limit of processes")
     }
+    return EngineGreeting.layers(in: answer ?? "")
   }
 
   private func begin(_ answer: String?) throws(ServiceError) {
@@ -133,6 +135,7 @@ final class EngineSupervisor: @unchecked Sendable {
 
   private func restart() -> Bool {
     let deadline = MonotonicClock.nanoseconds() + Self.restartSeconds * 1_000_000_000
+    var problem = ""
     while true {
       do throws(ServiceError) {
         engine.finish()
@@ -140,9 +143,13 @@ final class EngineSupervisor: @unchecked Sendable {
         log.info("the engine is back")
         return true
       } catch {
-        log.error("the engine does not come back: \(error.message)")
+        // One that did not get ready in time has nothing to say that its predecessor did not.
+        if problem.isEmpty { problem = error.message }
       }
-      guard MonotonicClock.nanoseconds() < deadline else { return false }
+      guard MonotonicClock.nanoseconds() < deadline else {
+        log.error("the engine does not come back: \(problem)")
+        return false
+      }
       poll(nil, 0, 50)
     }
   }

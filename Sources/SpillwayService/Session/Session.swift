@@ -32,17 +32,16 @@ final class Session {
     self.record = record
     let leftover = try record.read()
     let monitor: SharedMonitor
-    do throws(ServiceError) { monitor = try configuration.monitor.connect() } catch {
-      if let leftover { try SessionCleanup(leftover, record, log).run(nil) }
-      throw error
+    if let leftover {
+      monitor = try SessionCleanup(leftover, record, log).run()
+    } else {
+      monitor = try configuration.monitor.connect()
     }
     self.monitor = monitor
-    if let leftover { try SessionCleanup(leftover, record, log).run(monitor) }
     let inbox = SessionInbox()
     self.inbox = inbox
 
-    let plan = try SessionPlanner(configuration, record.path, monitor).plan()
-    self.plan = plan
+    var plan = try SessionPlanner(configuration, record.path, monitor).plan()
     _ = ProcessSettings.tighten()
     do throws(ServiceError) {
       try record.write(plan)
@@ -52,11 +51,13 @@ final class Session {
       try record.admit(user: configuration.monitor.user, plan: plan)
       proxy = try MonitorProxy(plan, monitor, log: log)
       engine = EngineSupervisor(plan, socket: socket, record: record, log: log) { inbox.post(.engineLost) }
-      try engine.start()
+      plan.layers = try engine.start()
+      try record.write(plan)
     } catch {
       record.remove(plan)
       throw error
     }
+    self.plan = plan
   }
 
   /// Takes the moment and attaches the live disks, runs `body`, and tears down. `body` returns the disks whose generations

@@ -20,24 +20,41 @@ struct SessionCleanup {
     self.log = log
   }
 
-  /// Cleans up on `monitor`; nil when qemu is gone, and only files are left.
-  func run(_ monitor: SharedMonitor?) throws(ServiceError) {
+  /// Cleans up and returns the monitor. When that cannot be reached only the files go, if qemu is gone, and the error is
+  /// thrown.
+  func run() throws(ServiceError) -> SharedMonitor {
     log.warning("an earlier session on this virtual machine was cut off; what it left is removed first")
-    if let monitor {
-      StreamSocket.remove(plan.ingestSocket)
-      let socket: HeldSocket
-      do throws(ServerError) { socket = try HeldSocket(binding: .unix(path: plan.ingestSocket)) } catch {
-        throw .failed("\(error)")
-      }
-      try record.admit(user: plan.monitor.user, plan: plan)
-      let drop = try DropServer(plan, on: socket, log: log)
-      defer { drop.stop() }
-      let kept = keptDisks()
-      for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.warning("\(problem)") }
-    } else {
-      _ = keptDisks()
+    // Before anything is acknowledged and lost. A backup that was not whole ends below, and one that was gets no more.
+    if plan.purpose == .inspect { markTainted() }
+    StreamSocket.remove(plan.ingestSocket)
+    let socket: HeldSocket
+    do throws(ServerError) { socket = try HeldSocket(binding: .unix(path: plan.ingestSocket)) } catch {
+      throw .failed("\(error)")
     }
+    try record.admit(user: plan.monitor.user, plan: plan)
+    // Before the monitor is spoken to: it may not answer as long as a write of the guest waits.
+    let drop = try DropServer(plan, on: socket, log: log)
+    defer { drop.stop() }
+    let monitor: SharedMonitor
+    do throws(ServiceError) { monitor = try plan.monitor.connect() } catch {
+      if plan.monitor.isGone {
+        _ = keptDisks()
+        record.remove(plan)
+      }
+      throw error
+    }
+    let kept = keptDisks()
+    for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.warning("\(problem)") }
     record.remove(plan)
+    return monitor
+  }
+
+  private func markTainted() {
+    do throws(JournalError) {
+      _ = try Journal.markTainted(SessionCommands.parseLayers(plan.layers), in: plan.journal)
+    } catch {
+      log.warning("\(error.message)")
+    }
   }
 
   /// The disks whose generation is there: the journal settles what was pre-sealed, ends the rest, and its ring is told that

@@ -29,6 +29,8 @@ package struct SessionPlan: Codable, Sendable {
   package var whenFull: String
   package var stallBudgetMilliseconds: UInt64
   package var logLevel: String
+  /// The numbers of the generations in the journal, once the engine has begun them (`SessionCommands.layers`).
+  package var layers = ""
   /// Whether the jobs have been started and the live disks exported: from then on the engine reads them.
   package var isSetUp = false
 

@@ -101,13 +101,13 @@ package final class SessionRecord {
   package func remove(_ plan: SessionPlan) { Self.removeFiles(plan) }
 
   /// As `remove`, for whoever inherited the lock.
-  static func removeFiles(_ plan: SessionPlan, keepingJournal: Bool = false) {
+  static func removeFiles(_ plan: SessionPlan) {
     // SAFETY: the paths are read during the calls only.
     for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket] {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)
-    if plan.isTemporary, !keepingJournal { removeTree(plan.journal) }
+    if plan.isTemporary { removeTree(plan.journal) }
     unsafe unlink(plan.runtimeDirectory + "/session.json")
   }
 

@@ -89,6 +89,17 @@ extension MonitorAddress {
     }
   }
 
+  /// Whether there is nobody at all any more.
+  var isGone: Bool {
+    guard case .qmp(let path) = self else { return false }
+    do throws(ServiceError) {
+      _ = try StreamSocket.connect(path: path)
+      return false
+    } catch {
+      return true
+    }
+  }
+
   /// The user that qemu runs as, if that can be told.
   var user: uid_t? {
     switch self {

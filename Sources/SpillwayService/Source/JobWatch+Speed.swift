@@ -12,8 +12,7 @@ extension JobWatch {
   func steer(_ job: WatchedJob, _ isListed: Bool, _ connection: QMPConnection) throws(QMPError) {
     let now = MonotonicClock.nanoseconds()
     let (throttle, isAlive) = lock.withLock { (job.throttle, job.liveness.state == .alive) }
-    // A job of sync=none copies nothing of its own accord; what it does, the guest waits for.
-    let isWanted = isAlive && job.disk.generationKind != .cow && throttle.isWanted(at: now)
+    let isWanted = isAlive && throttle.isWanted(at: now)
     if let lowered = throttle.lowered {
       if !isWanted { try restore(lowered, of: job, isListed, connection) }
     } else if isWanted, throttle.isWorthwhile, let current = try speed(of: job, connection),

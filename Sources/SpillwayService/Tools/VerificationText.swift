@@ -7,7 +7,7 @@ package enum VerificationText {
   package static func render(_ report: VerificationReport) -> String {
     var text = ""
     for flaw in report.flaws {
-      var place = "\(flaw.disk)@\(flaw.generation)"
+      var place = flaw.disk.map { "\($0)@\(flaw.generation ?? "")" } ?? "journal"
       if let offset = flaw.offset, let length = flaw.length {
         place += " bytes \(offset) to \(offset + length)"
       }

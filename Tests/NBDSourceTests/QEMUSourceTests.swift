@@ -6,13 +6,13 @@ import QEMUMonitor
 import TestKit
 import Testing
 
-@Suite("the bitmap of a source")
-struct DirtyRangesTests {
+@Suite("a source of qemu")
+struct QEMUSourceTests {
   let directory: TemporaryDirectory
 
   init() throws { directory = try TemporaryDirectory() }
 
-  @Test("is what qemu recorded, merged and in order")
+  @Test("has the dirty ranges that qemu recorded, merged and in order")
   func dirty() throws {
     let qemu = try daemon(byteCount: (64 << 20) + 512)
     let uri = try write(
@@ -29,9 +29,7 @@ struct DirtyRangesTests {
       ])
   }
 
-  @Test(
-    "of a disk where nothing was written is empty, and of a full one it is one range, beyond a request's size"
-  )
+  @Test("that nobody wrote to has no dirty range, and a full one has one, beyond a request's size")
   func extremes() throws {
     let qemu = try daemon(byteCount: 3 << 30)
     let source = try NBDSource(uri: try write([], to: qemu))
@@ -48,12 +46,30 @@ struct DirtyRangesTests {
       try NBDSource(uri: uri).dirtyRanges(bitmap: "coarse") == [ByteRange(offset: 0, count: 3 << 30)])
   }
 
-  @Test("that the export does not have is an error that names it")
+  @Test("without the bitmap that is asked for is an error that names it")
   func missing() throws {
     let qemu = try daemon(byteCount: 1 << 20)
     let source = try NBDSource(uri: try write([], to: qemu))
     let error = #expect(throws: SourceError.self) { try source.dirtyRanges(bitmap: "t1") }
     #expect(error?.message.hasSuffix("the export does not offer qemu:dirty-bitmap:t1") == true)
+  }
+
+  @Test("can be read in parallel at any alignment, also when qemu takes one connection and lets others wait")
+  func limitedConnections() throws {
+    let image = directory.file("source.raw")
+    try PatternedImage(at: image, byteCount: 4 << 20, seed: 7)
+    let bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: image)))
+    let qemu = try QEMUStorageDaemon(image: image, in: directory)
+    let schema = try qemu.monitor.schema()
+    let socket = directory.file("nbd.sock")
+    try qemu.monitor.startNBDServer(atUnixSocket: socket, connectionsMax: 1, schema)
+    try qemu.monitor.addExport(QEMUExport(id: "src", node: "src"), schema)
+    let source = try NBDSource(uri: "nbd+unix:///src?socket=\(socket)")
+    let ranges = (0..<6).map { ByteRange(offset: UInt64($0) * 500_001, count: 70_003) }
+    let expected = ranges.map { Array(bytes[Int($0.start)..<Int($0.end)]) }
+    for _ in 0..<2 {
+      #expect(Set(try Readers(ranges, of: source).join().map { try? $0.get() }) == Set(expected))
+    }
   }
 
   private func daemon(byteCount: UInt64) throws -> QEMUStorageDaemon {
