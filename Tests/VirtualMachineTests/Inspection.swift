@@ -16,8 +16,12 @@ final class Inspection {
 
   private static let status: Int32 = 7
 
-  /// Starts it and returns when its command runs: the moment is over.
-  init(of guest: LinuxGuest, in directory: TemporaryDirectory) throws {
+  /// The disk at the moment, byte for byte, if the guest was held for it.
+  private let momentImage: String?
+
+  /// Starts it and returns when its command runs: the moment is over. With `isHeld` the guest stands still from before it
+  /// begins until then.
+  init(of guest: LinuxGuest, isHeld: Bool = false, in directory: TemporaryDirectory) throws {
     gate = directory.file("gate")
     seen = SeenDisk(copy: directory.file("seen.raw"), archive: directory.file("seen.tar"))
     guard mkfifo(gate, 0o600) == 0 else { throw PeerError("cannot make the pipe \(gate)") }
@@ -34,11 +38,17 @@ final class Inspection {
       """.utf8
     ).write(to: URL(fileURLWithPath: command))
     written = guest.lastRound
+    momentImage = isHeld ? directory.file("moment.raw") : nil
+    if let momentImage {
+      try guest.machine.monitor.execute("stop")
+      try FileManager.default.copyItem(atPath: guest.image, toPath: momentImage)
+    }
     child = try Spillway.start(
       ["inspect", "--qmp", guest.machine.monitorSocket, "--disk", "root=\(guest.machine.node())"]
         + ["-j", directory.file("journal"), "--", "/bin/sh", command, "{}"],
       environment: Libguestfs.environment)
     try child.waitForErrorLine(containing: "command: runs", within: .seconds(120))
+    if isHeld { try guest.machine.monitor.execute("cont") }
   }
 
   deinit { child.kill() }
@@ -71,6 +81,10 @@ final class Inspection {
   func expectEnd(of guest: LinuxGuest, before next: Int, in directory: TemporaryDirectory) throws {
     let end = try child.finish(within: .seconds(400))
     #expect(end.status == .exited(Self.status), "\(end.errorLines.suffix(20).joined(separator: "\n"))")
+    if let momentImage {
+      let difference = try FileComparison.firstDifference(momentImage, seen.copy)
+      #expect(difference == nil, "\(difference ?? "")")
+    }
     #expect(try !seen.has("AFTER"))
     try seen.expectMoment(after: written, before: next, in: directory)
     try guest.waitForMoreRounds(20)
