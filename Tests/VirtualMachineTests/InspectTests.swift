@@ -19,7 +19,7 @@ extension VirtualMachine {
       let inspection = try Inspection(of: guest, in: directory)
       let next = try guest.make("AFTER")
       try guest.waitForMoreRounds(20)
-      try inspection.goOn()
+      try inspection.gated.goOn()
       try guest.waitForMoreRounds(20)
       try inspection.expectEnd(of: guest, before: next, in: directory)
     }
@@ -33,11 +33,11 @@ extension VirtualMachine {
       let inspection = try Inspection(of: guest, isHeld: true, in: directory)
       let next = try guest.make("AFTER")
       try guest.waitForMoreRounds(20)
-      let killed = try inspection.killEngine()
+      let killed = try inspection.gated.killEngine()
       try guest.waitForMoreRounds(20)
-      #expect(try inspection.waitForEngine(otherThan: killed) != killed)
+      #expect(try inspection.gated.waitForEngine(otherThan: killed) != killed)
       try guest.waitForMoreRounds(20)
-      try inspection.goOn()
+      try inspection.gated.goOn()
       try inspection.expectEnd(of: guest, before: next, in: directory)
     }
 
