@@ -110,7 +110,8 @@ extension Disk {
     case .served(let runs):
       var position = range.start
       for run in runs {
-        precondition(run.range.start == position && !run.range.isEmpty, "the runs of \(range) have a gap: \(runs)")
+        precondition(
+          run.range.start == position && !run.range.isEmpty, "the runs of \(range) have a gap: \(runs)")
         position = run.range.end
       }
       precondition(position == range.end, "the runs of \(range) end early: \(runs)")

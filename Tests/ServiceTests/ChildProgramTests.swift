@@ -38,7 +38,8 @@ import Threads
     let pipe = directory.file("pipe")
     #expect(mkfifo(pipe, 0o600) == 0)
     let shell = try ChildProgram(
-      .shell("echo ready >\"$pipe\"; read line <\"$pipe\"", variables: ["pipe": pipe]), purpose: "a test") {}
+      .shell("echo ready >\"$pipe\"; read line <\"$pipe\"", variables: ["pipe": pipe]), purpose: "a test"
+    ) {}
     // Opening the pipe waits for the shell to write: only then is it sure to be in its own code.
     let reader = try #require(FileHandle(forReadingAtPath: pipe))
     #expect(reader.readDataToEndOfFile() == Data("ready\n".utf8))

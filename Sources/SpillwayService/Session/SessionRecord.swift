@@ -1,5 +1,6 @@
 internal import Bytes
 internal import CSupport
+internal import ExtentJournal
 internal import FoundationEssentials
 internal import Glibc
 internal import QEMUMonitor
@@ -107,14 +108,17 @@ package final class SessionRecord {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)
-    if plan.isTemporary { removeTree(plan.journal) }
+    if plan.isTemporary { removeJournal(plan.journal) }
     // Who was killed while writing the record has left a draft of it.
     for name in ["session.json.next", "session.json"] { unsafe unlink(plan.runtimeDirectory + "/" + name) }
   }
 
-  /// Removes a directory with all that is in it; what cannot be removed stays.
-  private static func removeTree(_ path: String) {
-    do { try FileManager.default.removeItem(atPath: path) } catch {
+  /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.
+  private static func removeJournal(_ path: String) {
+    do {
+      try Journal.removeRing(of: path)
+      try FileManager.default.removeItem(atPath: path)
+    } catch {
       StandardError.printLine("the temporary journal \(path) could not be removed: \(error)")
     }
   }
