@@ -86,6 +86,31 @@ extension EndToEnd {
       try guest.expectNothingLeft(bitmapsOf: ["g2"])
     }
 
+    // Then qemu has done with the bitmap whatever it does at the end of a job that went well.
+    @Test("or whose jobs somebody else finalizes is sealed, or was stopped and loses nothing", arguments: [false, true])
+    func finalizedByOthers(isStopped: Bool) throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      try guest.keep("g1")
+      try guest.write(0x51, at: 1 << 20, 1 << 20)
+      try guest.remember("g2")
+      let held = try HeldStage("backupCopied", in: directory)
+      let backup = try guest.start(["--name", "g2", "--incremental", "g1"], environment: held.environment)
+      try held.meet(backup) {
+        let job = try guest.job()
+        try guest.machine.monitor.finalizeJob(job.id)
+        try guest.machine.monitor.waitForJob(job.id, within: .seconds(60))
+        if isStopped { backup.terminate() }
+      }
+      let finished = try backup.finish(within: .seconds(60))
+      if isStopped { finished.expectFailure(1, "stopped by SIGTERM") } else { try finished.succeeded() }
+      let base = isStopped ? "g1" : "g2"
+      try guest.expectNothingLeft(bitmapsOf: [base])
+      try guest.write(0x52, at: 3 << 20, 4096)
+      try guest.keep("g3", on: base)
+      try guest.expectContent("g1", "g3")
+      if !isStopped { try guest.expectContent("g2") }
+    }
+
     @Test("because of ^C", arguments: [SIGINT, SIGTERM])
     func interrupted(by signal: Int32) throws {
       let guest = try BackupGuest(seed: seed, in: directory)
