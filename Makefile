@@ -60,7 +60,7 @@ soak: packages
 	SPILLWAY_TEST_KILLS=$(KILLS) $(SWIFT) test --disable-xctest --filter 'KillTests'
 
 # A build of its own. One test at a time: a race is then that test's.
-TSAN = StormTests|EpochTests|ParkedReadTests|NBDServerTests|indexAndPublication|NBDSourceTests
+TSAN = StormTests|EpochTests|ParkedReadTests|SourceOrderTests|JobWatchTests|NBDServerTests|indexAndPublication|NBDSourceTests
 tsan: packages
 	$(SWIFT) test --disable-xctest --no-parallel --sanitize thread --scratch-path .build-tsan --filter '$(TSAN)'
 

@@ -1,5 +1,6 @@
 internal import Bytes
 internal import CSupport
+internal import ExtentJournal
 internal import FoundationEssentials
 internal import Glibc
 internal import QEMUMonitor
@@ -107,13 +108,16 @@ package final class SessionRecord {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)
-    if plan.isTemporary { removeTree(plan.journal) }
+    if plan.isTemporary { removeJournal(plan.journal) }
     unsafe unlink(plan.runtimeDirectory + "/session.json")
   }
 
-  /// Removes a directory with all that is in it; what cannot be removed stays.
-  private static func removeTree(_ path: String) {
-    do { try FileManager.default.removeItem(atPath: path) } catch {
+  /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.
+  private static func removeJournal(_ path: String) {
+    do {
+      try Journal.removeRing(of: path)
+      try FileManager.default.removeItem(atPath: path)
+    } catch {
       StandardError.printLine("the temporary journal \(path) could not be removed: \(error)")
     }
   }
