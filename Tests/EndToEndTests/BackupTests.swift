@@ -72,6 +72,13 @@ extension EndToEnd {
 
       for generation in ["g0", "g1", "g2"] { try expectReplay(generation) }
       try Spillway.run(["verify", "-j", journal]).succeeded()
+      let daemon = try SpillwayDaemon(journal: journal, disks: [], in: directory)
+      for generation in ["g0", "g1", "g2"] {
+        let copy = directory.file("\(generation).copy")
+        try Program.nbdcopy.run([daemon.viewURI("root@\(generation)"), copy])
+        try EndToEnd.expectIdentical(directory.file("\(generation).kept"), copy)
+      }
+      try daemon.shutDown()
       #expect(try machine.monitor.execute("query-jobs") == [])
       #expect(try machine.monitor.execute("query-block-exports") == [])
       let status = try Spillway.status(journal)
