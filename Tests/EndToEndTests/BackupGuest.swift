@@ -143,6 +143,9 @@ final class BackupGuest {
     "nbd+unix:///\(names[index])@\(name)?socket=\(try runtime())/view.sock"
   }
 
+  /// Removes what the program remembers of sessions.
+  func forgetSessions() throws { try FileManager.default.removeItem(atPath: place) }
+
   /// Waits until no process of a session is left.
   func waitForEnd() throws {
     try ChildProcess("/usr/bin/flock", ["--timeout", "60", "\(try runtime())/lock", "/bin/true"])
