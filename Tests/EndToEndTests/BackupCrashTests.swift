@@ -50,7 +50,8 @@ extension EndToEnd {
           let stage = try self.stage(name, step.stage)
           try guest.scribble(&random)
           try guest.remember(name)
-          let backup = try guest.start(["--name", name, "--incremental", base], environment: stage.environment)
+          let backup = try guest.start(
+            ["--name", name, "--incremental", base], environment: stage.environment)
           try stage.meet(backup) {
             // What is written now is no part of it, unless the moment is still to come, and of the next one.
             try guest.scribble(&random, count: 1)
@@ -111,7 +112,8 @@ extension EndToEnd {
     }
 
     // As after a power loss of the host: qemu is gone, and so is what lay in /run.
-    @Test("and whose record is lost, too, is settled by whoever opens the journal next", arguments: [false, true])
+    @Test(
+      "and whose record is lost, too, is settled by whoever opens the journal next", arguments: [false, true])
     func recordIsLost(isServed: Bool) throws {
       let guest = try BackupGuest(["root", "data"], seed: seed, in: directory)
       for (number, stage) in ["sessionMoment", "backupPreSealed"].enumerated() {
@@ -127,7 +129,8 @@ extension EndToEnd {
         try guest.restart(killing: true)
         try guest.forgetSessions()
         if isServed {
-          try SpillwayDaemon(journal: guest.journal, disks: ["root=8M,mode=snapshot"], in: directory).shutDown()
+          try SpillwayDaemon(journal: guest.journal, disks: ["root=8M,mode=snapshot"], in: directory)
+            .shutDown()
         } else {
           try guest.keep("next\(number)")
           try guest.expectContent("next\(number)")

@@ -127,7 +127,8 @@ final class BackupGuest {
     let finished = try start(arguments).finish(within: .seconds(120)).succeeded()
     let kind = base == nil ? "full" : "incremental"
     #expect(
-      finished.errorLines == names.map { "spillway: sealed: \($0)@\(name) (\(kind))" } && finished.output.isEmpty,
+      finished.errorLines == names.map { "spillway: sealed: \($0)@\(name) (\(kind))" }
+        && finished.output.isEmpty,
       sourceLocation: location)
   }
 

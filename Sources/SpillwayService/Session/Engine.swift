@@ -100,7 +100,8 @@ package final class SessionEngine {
       return try journal.begin(
         disk.name,
         GenerationRequest(
-          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base, tag: plan.tag))
+          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base,
+          tag: plan.tag))
     }
   }
 
@@ -157,14 +158,19 @@ package final class SessionEngine {
       let isWhole = disks.allSatisfy { $0.isPreSealed || $0.isSealed }
       for disk in disks where !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in
-          if isWhole { try disk.seal() } else { try disk.end("the session was cut off: its parent was killed") }
+          if isWhole {
+            try disk.seal()
+          } else {
+            try disk.end("the session was cut off: its parent was killed")
+          }
         }
       }
       let sealed = Set(disks.filter(\.isSealed).map(\.name))
       for problem in teardown.removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
       isTornDown = true
     } catch {
-      log.error("the session could not be torn down: \(error.message); the next one on this monitor cleans up")
+      log.error(
+        "the session could not be torn down: \(error.message); the next one on this monitor cleans up")
     }
   }
 }

@@ -250,9 +250,13 @@ enum EngineGreeting {
   static func serving(_ layers: String) -> String { ready + layers }
 
   /// It cannot serve.
-  static func failure(_ error: ServiceError) -> String { "\(failed)\(error.status.rawValue) \(error.message)" }
+  static func failure(_ error: ServiceError) -> String {
+    "\(failed)\(error.status.rawValue) \(error.message)"
+  }
 
-  static func layers(in line: String) -> String { line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : "" }
+  static func layers(in line: String) -> String {
+    line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : ""
+  }
 
   static func error(in line: String) -> ServiceError? {
     guard line.hasPrefix(failed) else { return nil }

@@ -78,8 +78,12 @@ package struct Inspection {
     do throws(QMPError) {
       let jobs = try session.monitor.ask { monitor throws(QMPError) in try monitor.jobs() }
       for disk in session.plan.disks {
-        guard let job = jobs.first(where: { $0.id == disk.job }) else { return "the job of \(disk.name) is gone" }
-        if !job.isAlive { return "the job of \(disk.name) is \(job.status)\(job.error.map { ": \($0)" } ?? "")" }
+        guard let job = jobs.first(where: { $0.id == disk.job }) else {
+          return "the job of \(disk.name) is gone"
+        }
+        if !job.isAlive {
+          return "the job of \(disk.name) is \(job.status)\(job.error.map { ": \($0)" } ?? "")"
+        }
       }
       return nil
     } catch {

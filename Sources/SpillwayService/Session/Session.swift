@@ -113,9 +113,11 @@ final class Session {
         return try GuestAgentConnection(connectingTo: path)
       }
     } catch {
-      throw .failed("--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
+      throw .failed(
+        "--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
     }
-    throw .failed("--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
+    throw .failed(
+      "--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
   }
 
   /// In the order of docs/inspection.md; nothing keeps the next step from being tried.

@@ -73,9 +73,11 @@ struct SessionCleanup {
           log.warning("\(error.message)")
         }
         for disk in plan.disks {
-          guard let found = journal.generations.first(where: {
-            $0.name == disk.name && $0.generationName == disk.generation
-          }) else { continue }
+          guard
+            let found = journal.generations.first(where: {
+              $0.name == disk.name && $0.generationName == disk.generation
+            })
+          else { continue }
           if found.isSealed { kept.insert(disk.name) } else { try found.end("the session was cut off") }
         }
         try journal.close()

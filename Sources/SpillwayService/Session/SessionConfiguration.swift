@@ -65,7 +65,8 @@ package struct SessionConfiguration: Sendable {
     self.purpose = purpose
     switch (arguments.qmp, arguments.libvirt) {
     case (let path?, nil): monitor = .qmp(path: AbsolutePath.of(path, in: currentDirectory))
-    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"): monitor = .libvirt(domain: domain)
+    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"):
+      monitor = .libvirt(domain: domain)
     case (nil, _?): throw .usage("--libvirt needs the name of a domain")
     default: throw .usage("say which virtual machine: either --qmp PATH or --libvirt DOMAIN")
     }
@@ -74,7 +75,9 @@ package struct SessionConfiguration: Sendable {
     for text in arguments.disks {
       let disk = try Self.parseDisk(text)
       if let twice = disks.first(where: { $0.name == disk.name || $0.node == disk.node }) {
-        throw .usage("--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice")
+        throw .usage(
+          "--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice"
+        )
       }
       disks.append(disk)
     }
@@ -93,9 +96,10 @@ package struct SessionConfiguration: Sendable {
       try DiskSpecification.checkedName(text, context: "--incremental \(text)")
     }
     let moment = Self.moment()
-    generation = try arguments.name.map { text throws(ServiceError) in
-      try DiskSpecification.checkedName(text, context: "--name \(text)")
-    } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    generation =
+      try arguments.name.map { text throws(ServiceError) in
+        try DiskSpecification.checkedName(text, context: "--name \(text)")
+      } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
     whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
     // A guest that waits longer for a write than this gives up its disk sooner or later. A backup fails when it is over, so
     // that it is worth waiting for a disk that is merely slow.

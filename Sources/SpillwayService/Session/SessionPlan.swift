@@ -94,9 +94,10 @@ package struct SessionDisk: Codable, Sendable {
   package var export: String
 
   /// The disk number `index` of session `session`, in the ids of qemu.
-  package init(name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
-    session: String, index: Int)
-  {
+  package init(
+    name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
+    session: String, index: Int
+  ) {
     self.name = name
     self.node = node
     self.byteCount = byteCount

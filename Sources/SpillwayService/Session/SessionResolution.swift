@@ -34,7 +34,9 @@ struct SessionResolution {
     }
   }
 
-  private func sealedCount(_ tag: String) -> Int { journal.generations.count { $0.isSealed && $0.tag == tag } }
+  private func sealedCount(_ tag: String) -> Int {
+    journal.generations.count { $0.isSealed && $0.tag == tag }
+  }
 
   /// How many disks the session with this tag has; nil when it is no session's.
   static func diskCount(_ tag: String) -> Int? {

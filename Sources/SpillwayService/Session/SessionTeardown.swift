@@ -19,7 +19,9 @@ struct SessionTeardown {
   func run() -> [String] {
     var problems: [String] = []
     for disk in plan.disks {
-      attempt(&problems) { monitor throws(QMPError) in try monitor.removeExport(disk.qemuExport, self.monitor.schema) }
+      attempt(&problems) { monitor throws(QMPError) in
+        try monitor.removeExport(disk.qemuExport, self.monitor.schema)
+      }
     }
     for disk in plan.disks {
       attempt(&problems) { monitor throws(QMPError) in _ = try monitor.endJob(disk.job) }
