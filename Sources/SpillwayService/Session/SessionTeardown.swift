@@ -36,7 +36,9 @@ struct SessionTeardown {
         try monitor.removeNode(disk.target)
       }
     }
-    if plan.foreignServer == nil {
+    // That the session meant to start one does not say that it did: another's may have been there first. Whoever listens
+    // at our address is ours.
+    if plan.foreignServer == nil, StreamSocket.isListening(at: plan.sourceSocket) {
       attempt { monitor throws(QMPError) in try monitor.stopNBDServer() }
     }
     guard plan.purpose == .backup else { return problems }
