@@ -1,5 +1,6 @@
 internal import Bytes
 internal import CSupport
+internal import ExtentJournal
 internal import FoundationEssentials
 internal import Glibc
 internal import QEMUMonitor
@@ -103,16 +104,21 @@ package final class SessionRecord {
   /// As `remove`, for whoever inherited the lock.
   static func removeFiles(_ plan: SessionPlan) {
     // SAFETY: the paths are read during the calls only.
-    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket] {
+    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket]
+    {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)
-    if plan.isTemporary { removeTree(plan.journal) }
+    if plan.isTemporary { removeJournal(plan.journal) }
     unsafe unlink(plan.runtimeDirectory + "/session.json")
   }
 
-  /// Removes a directory with all that is in it; what cannot be removed stays.
-  private static func removeTree(_ path: String) {
+  /// Removes a journal that nobody has open any more, with its spool; what cannot be removed stays.
+  private static func removeJournal(_ path: String) {
+    do throws(JournalError) { try Journal.removeSpool(of: path) } catch {
+      StandardError.printLine(
+        "the spool of the temporary journal \(path) could not be removed: \(error.message)")
+    }
     do { try FileManager.default.removeItem(atPath: path) } catch {
       StandardError.printLine("the temporary journal \(path) could not be removed: \(error)")
     }
