@@ -77,11 +77,12 @@ package final class SessionEngine {
   private func open(_ disk: SessionDisk, in journal: Journal) throws(ServiceError) -> Disk {
     try reportingJournalErrors { () throws(JournalError) in
       let handle = try journal.disk(disk.name, byteCount: disk.byteCount, mode: .snapshot)
-      if handle.generationName == disk.generation { return handle }
+      if handle.generationName == disk.generation, handle.tag == plan.tag { return handle }
       return try journal.begin(
         disk.name,
         GenerationRequest(
-          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base, tag: plan.tag))
+          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base,
+          tag: plan.tag))
     }
   }
 
@@ -126,15 +127,32 @@ package final class SessionEngine {
     }
   }
 
+  /// The monitor; nil when qemu is gone. Somebody else may have got hold of it first: as long as the jobs run the guest
+  /// waits for our acknowledgements, so there is no giving up.
+  private func connect(_ address: MonitorAddress) throws(ServiceError) -> SharedMonitor? {
+    var lastProblem = ""
+    while true {
+      do throws(ServiceError) { return try address.connect() } catch {
+        if error.message != lastProblem { log.warning("\(error.message)") }
+        lastProblem = error.message
+        if address.isGone { return nil }
+        // libvirt's monitor is shared: it is not that.
+        if case .libvirt = address { throw error }
+        poll(nil, 0, 200)
+      }
+    }
+  }
+
   /// What the parent would have done. The sockets are served meanwhile.
   private func tearDown(_ disks: [Disk]) {
     do throws(ServiceError) {
       // What the parent stored last.
       let plan = try SessionRecord.plan(in: runtimeDirectory)
-      let monitor = try plan.monitor.connect()
-      let kept = disks.filter { $0.isPreSealed || $0.isSealed }.map(\.name)
-      for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: Set(kept)) {
-        log.warning("\(problem)")
+      if let monitor = try connect(plan.monitor) {
+        let kept = disks.filter { $0.isPreSealed || $0.isSealed }.map(\.name)
+        for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: Set(kept)) {
+          log.warning("\(problem)")
+        }
       }
       for disk in disks where !disk.isPreSealed && !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in
@@ -143,7 +161,8 @@ package final class SessionEngine {
       }
       isTornDown = true
     } catch {
-      log.error("the session could not be torn down: \(error.message); the next one on this monitor cleans up")
+      log.error(
+        "the session could not be torn down: \(error.message); the next one on this monitor cleans up")
     }
   }
 }

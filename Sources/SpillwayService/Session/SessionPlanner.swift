@@ -31,14 +31,18 @@ struct SessionPlanner {
       }
       var disk = SessionDisk(
         name: wanted.name, node: node.name, byteCount: UInt64(node.byteCount),
-        generation: configuration.generation, kind: kind, base: configuration.base, session: session,
+        generation: generation(session), kind: kind, base: configuration.base, session: session,
         index: index)
       disk.keepsBitmaps = node.driver == "qcow2"
       try requireBitmaps(disk, node)
       disks.append(disk)
     }
     let journal: String
-    if let given = configuration.journal { journal = given.path } else { journal = try Self.temporaryJournal() }
+    if let given = configuration.journal {
+      journal = given.path
+    } else {
+      journal = try Self.temporaryJournal()
+    }
     return SessionPlan(
       session: session, purpose: configuration.purpose, monitor: configuration.monitor,
       journal: journal,
@@ -52,6 +56,14 @@ struct SessionPlanner {
     switch configuration.purpose {
     case .inspect: GenerationKind.cow.word
     case .backup: configuration.base == nil ? GenerationKind.full.word : GenerationKind.incremental.word
+    }
+  }
+
+  /// A moment that is only looked at may share its second with another.
+  private func generation(_ session: String) -> String {
+    switch configuration.purpose {
+    case .inspect: "\(configuration.generation)-\(session.prefix(8))"
+    case .backup: configuration.generation
     }
   }
 
@@ -91,7 +103,8 @@ struct SessionPlanner {
     }
     guard !node.bitmaps.contains(where: { $0.name == disk.bitmap }) else {
       throw .failed(
-        "\(node.name) has a bitmap \(disk.bitmap) already; choose another --name, or remove it (block-dirty-bitmap-remove)")
+        "\(node.name) has a bitmap \(disk.bitmap) already; choose another --name, or remove it (block-dirty-bitmap-remove)"
+      )
     }
   }
 
