@@ -35,7 +35,8 @@ final class Session {
     if let leftover {
       monitor = try SessionCleanup(leftover, record, log).run()
     } else {
-      monitor = try configuration.monitor.connect()
+      monitor = try configuration.monitor.connect(
+        patience: .milliseconds(configuration.monitorTimeoutMilliseconds))
     }
     self.monitor = monitor
     let inbox = SessionInbox()
@@ -90,13 +91,14 @@ final class Session {
   private func withFrozenGuest(_ body: () throws(ServiceError) -> Void) throws(ServiceError) {
     guard configuration.freeze else { return try body() }
     let agent = try connectAgent()
-    do throws(QMPError) { try agent.freeze() } catch {
-      throw .failed("the guest's filesystems could not be frozen: \(error)")
-    }
     defer {
+      // Also when freezing failed: it may have come too late, or to some filesystems.
       do throws(QMPError) { try agent.thaw() } catch {
         log.error("THE GUEST'S FILESYSTEMS MAY STILL BE FROZEN: \(error)")
       }
+    }
+    do throws(QMPError) { try agent.freeze() } catch {
+      throw .failed("the guest's filesystems could not be frozen: \(error)")
     }
     try body()
   }
@@ -109,9 +111,11 @@ final class Session {
         return try GuestAgentConnection(connectingTo: path)
       }
     } catch {
-      throw .failed("--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
+      throw .failed(
+        "--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
     }
-    throw .failed("--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
+    throw .failed(
+      "--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
   }
 
   /// In the order of docs/inspection.md; nothing keeps the next step from being tried.
@@ -135,6 +139,10 @@ final class Session {
     engine.stop()
     proxy.stop()
     record.remove(plan)
+    // Last of all: if that goes wrong, nothing is left of the session all the same.
+    if engine.loss != nil, !plan.isTemporary {
+      JournalSettlement(plan, log).run("the engine died: \(reason)")
+    }
   }
 }
 

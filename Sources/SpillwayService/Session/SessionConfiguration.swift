@@ -27,6 +27,8 @@ package struct SessionArguments: Sendable {
   package var whenFull: String?
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
+  /// `--monitor-timeout`, in seconds.
+  package var monitorTimeout: String?
   /// `--log-level`.
   package var logLevel: String?
   /// COMMAND and its arguments.
@@ -51,6 +53,8 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  /// How long to wait for the monitor's greeting, in milliseconds.
+  var monitorTimeoutMilliseconds: UInt64
   var logLevel: Logger.Level
   var command: [String]
 
@@ -61,7 +65,8 @@ package struct SessionConfiguration: Sendable {
     self.purpose = purpose
     switch (arguments.qmp, arguments.libvirt) {
     case (let path?, nil): monitor = .qmp(path: AbsolutePath.of(path, in: currentDirectory))
-    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"): monitor = .libvirt(domain: domain)
+    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"):
+      monitor = .libvirt(domain: domain)
     case (nil, _?): throw .usage("--libvirt needs the name of a domain")
     default: throw .usage("say which virtual machine: either --qmp PATH or --libvirt DOMAIN")
     }
@@ -70,7 +75,9 @@ package struct SessionConfiguration: Sendable {
     for text in arguments.disks {
       let disk = try Self.parseDisk(text)
       if let twice = disks.first(where: { $0.name == disk.name || $0.node == disk.node }) {
-        throw .usage("--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice")
+        throw .usage(
+          "--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice"
+        )
       }
       disks.append(disk)
     }
@@ -89,16 +96,26 @@ package struct SessionConfiguration: Sendable {
       try DiskSpecification.checkedName(text, context: "--incremental \(text)")
     }
     let moment = Self.moment()
-    generation = try arguments.name.map { text throws(ServiceError) in
-      try DiskSpecification.checkedName(text, context: "--name \(text)")
-    } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
-    whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? (purpose == .inspect ? .taint : .stall)
+    generation =
+      try arguments.name.map { text throws(ServiceError) in
+        try DiskSpecification.checkedName(text, context: "--name \(text)")
+      } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    whenFull =
+      try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint")
+      ?? (purpose == .inspect ? .taint : .stall)
     stallBudgetMilliseconds = 1000
     if let text = arguments.stallBudget {
       guard let milliseconds = UInt64(text), milliseconds <= 86_400_000 else {
         throw .usage("--stall-budget \(text): a number of milliseconds is needed, at most a day's")
       }
       stallBudgetMilliseconds = milliseconds
+    }
+    monitorTimeoutMilliseconds = 30_000
+    if let text = arguments.monitorTimeout {
+      guard let seconds = Double(text), seconds > 0, seconds <= 86_400 else {
+        throw .usage("--monitor-timeout \(text): a number of seconds above 0 is needed, at most a day's")
+      }
+      monitorTimeoutMilliseconds = UInt64((seconds * 1000).rounded(.up))
     }
     logLevel = try ServeConfiguration.parseLogLevel(arguments.logLevel ?? "warning")
     command = arguments.command
