@@ -146,7 +146,8 @@ extension EndToEnd {
   }
 }
 
-private enum FullDisk: String {
+/// A small filesystem that only one process and its children see.
+enum FullDisk: String {
   case tmpfs
   case ext4
 
