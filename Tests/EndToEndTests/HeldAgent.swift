@@ -28,7 +28,8 @@ final class HeldAgent {
       print("listening", file=sys.stderr, flush=True)
       while True:
           client = server.accept()[0]
-          for line in client.makefile("rb"):
+          try:
+            for line in client.makefile("rb"):
               request = json.loads(line.split(b'\\xff')[-1])
               name = request["execute"]
               if name == "guest-sync-delimited":
@@ -40,6 +41,7 @@ final class HeldAgent {
                   client.sendall(b'{"error": {"class": "GenericError", "desc": "not now"}}\\n')
               else:
                   client.sendall(b'{"return": 2}\\n')
+          except OSError: pass  # it was killed
       """, path, pipe, refused,
     ])
     try child.waitForErrorLine(containing: "listening", within: .seconds(30))

@@ -149,6 +149,40 @@ extension EndToEnd {
     }
 
     @Test(
+      "of a guest that was frozen by a session that is killed then: whoever tears down thaws it",
+      arguments: [false, true])
+    func killedWhileFrozen(withEngine: Bool) throws {
+      let inspected = try InspectedMachine(byteCount: 1 << 20, in: directory)
+      let agent = try HeldAgent(in: directory)
+      let mark = directory.file("ran")
+      let child = try Spillway.start(
+        inspected.arguments(["--freeze", "--agent", agent.path], command: ["/bin/touch", mark]),
+        environment: inspected.environment)
+      try agent.meet("guest-fsfreeze-freeze") {
+        try inspected.noteRing()
+        if withEngine {
+          child.send(SIGSTOP)
+          kill(try #require(inspected.engines().first), SIGKILL)
+        }
+        child.kill()
+      }
+      if withEngine {
+        _ = try child.finish(within: .seconds(60))
+        let next = try Spillway.start(
+          inspected.arguments(command: ["/bin/true"]), environment: inspected.environment)
+        try agent.meet("guest-fsfreeze-thaw") {}
+        try next.finish(within: .seconds(60)).succeeded()
+      } else {
+        try agent.meet("guest-fsfreeze-thaw") {}
+      }
+      // Its end is the engine's, if there is one.
+      #expect(try child.finish(within: .seconds(60)).status == .killed(signal: SIGKILL))
+      #expect(access(mark, F_OK) != 0)
+      try inspected.write(0x85, at: 0)
+      try inspected.expectNothingLeft()
+    }
+
+    @Test(
       "of a journal's disk that is full: the guest's writes go on, and who looks is told",
       .enabled(if: FullDisk.tmpfs.isPossible, "mounting a tmpfs is not allowed here"))
     func fullDisk() throws {

@@ -148,6 +148,7 @@ package final class SessionEngine {
     do throws(ServiceError) {
       // What the parent stored last.
       let plan = try SessionRecord.plan(in: runtimeDirectory)
+      plan.frozen?.thaw(log)
       if let monitor = try connect(plan.monitor) {
         let kept = disks.filter { $0.isPreSealed || $0.isSealed }.map(\.name)
         for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: Set(kept)) {

@@ -24,6 +24,7 @@ struct SessionCleanup {
   /// thrown.
   func run() throws(ServiceError) -> SharedMonitor {
     log.warning("an earlier session on this virtual machine was cut off; what it left is removed first")
+    plan.frozen?.thaw(log)
     // Before anything is acknowledged and lost. A backup that was not whole ends below, and one that was gets no more.
     if plan.purpose == .inspect { markTainted() }
     StreamSocket.remove(plan.ingestSocket)

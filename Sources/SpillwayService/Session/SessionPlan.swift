@@ -31,6 +31,8 @@ package struct SessionPlan: Codable, Sendable {
   package var logLevel: String
   /// The numbers of the generations in the journal, once the engine has begun them (`SessionCommands.layers`).
   package var layers = ""
+  /// The agent of the guest, while that may be frozen.
+  package var frozen: AgentAddress?
   /// Whether the jobs have been started and the live disks exported: from then on the engine reads them.
   package var isSetUp = false
 
@@ -92,9 +94,10 @@ package struct SessionDisk: Codable, Sendable {
   package var export: String
 
   /// The disk number `index` of session `session`, in the ids of qemu.
-  package init(name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
-    session: String, index: Int)
-  {
+  package init(
+    name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
+    session: String, index: Int
+  ) {
     self.name = name
     self.node = node
     self.byteCount = byteCount

@@ -17,7 +17,8 @@ struct SessionResolution {
   func run(except current: String?) throws(ServiceError) {
     let pending = Dictionary(grouping: journal.preSealedGenerations) { $0.tag }
     for (tag, generations) in pending where tag != current {
-      let isWhole = generations.count == Self.diskCount(tag).map { $0 - sealedCount(tag) } ?? generations.count
+      let isWhole =
+        generations.count == Self.diskCount(tag).map { $0 - sealedCount(tag) } ?? generations.count
       for found in generations {
         try reportingJournalErrors { () throws(JournalError) in
           let disk = try journal.generation(of: found.disk, named: found.generation)
@@ -28,7 +29,9 @@ struct SessionResolution {
     }
   }
 
-  private func sealedCount(_ tag: String) -> Int { journal.generations.count { $0.isSealed && $0.tag == tag } }
+  private func sealedCount(_ tag: String) -> Int {
+    journal.generations.count { $0.isSealed && $0.tag == tag }
+  }
 
   /// How many disks the backup with this tag has; nil when the tag does not say.
   static func diskCount(_ tag: String) -> Int? {
