@@ -60,7 +60,7 @@ soak: packages
 	SPILLWAY_TEST_KILLS=$(KILLS) $(SWIFT) test --disable-xctest --filter 'KillTests'
 
 # A build of its own. One test at a time: a race is then that test's.
-TSAN = StormTests|EpochTests|ParkedReadTests|NBDServerTests|indexAndPublication|NBDSourceTests
+TSAN = StormTests|EpochTests|ParkedReadTests|SourceOrderTests|JobWatchTests|NBDServerTests|indexAndPublication|NBDSourceTests
 tsan: packages
 	$(SWIFT) test --disable-xctest --no-parallel --sanitize thread --scratch-path .build-tsan --filter '$(TSAN)'
 
@@ -75,7 +75,7 @@ bench: build
 # What a guest feels while its old data is copied away: Spillway as the target of the backup job beside others, and beside
 # qemu's own fleecing. For a machine with nothing else to do as well. WRITES of each depth a round.
 GUEST_ROUNDS ?= 7
-WRITES ?= 4000
+WRITES ?= 1500
 bench-guest: build
 	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
 

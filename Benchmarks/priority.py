@@ -7,7 +7,7 @@ A qemu pushes a whole disk as fast as it goes while one client reads 4 KiB at ra
 yields, and nobody is asked whether a job lives; with `job=` the job is slowed down while reads are under way, and every
 read is confirmed. Both in turn, three rounds; figures are of the reads that took the source or waited beside it."""
 
-import glob, json, os, random, shutil, socket, statistics, subprocess, sys, tempfile, time
+import json, os, random, shutil, socket, statistics, subprocess, sys, tempfile, time
 import nbd
 
 SPILLWAY, SIZE = sys.argv[1], int(sys.argv[2] if len(sys.argv) > 2 else 1024) << 20
@@ -37,12 +37,15 @@ class Monitor:
 
 
 def make_image(path):
+    """The beginnings of the files below /usr/lib, as guests have them."""
     with open(path, "wb") as image:
         left = SIZE
-        for name in sorted(glob.glob("/usr/lib/**/*", recursive=True)):
-            if left == 0: break
-            if os.path.isfile(name) and not os.path.islink(name):
-                with open(name, "rb") as file: left -= image.write(file.read(left))
+        for folder, folders, names in os.walk("/usr/lib"):
+            folders.sort()
+            for name in sorted(names):
+                file = os.path.join(folder, name)
+                if left and os.path.isfile(file) and not os.path.islink(file):
+                    with open(file, "rb") as part: left -= image.write(part.read(min(left, 4 << 20)))
         image.truncate(SIZE)
 
 

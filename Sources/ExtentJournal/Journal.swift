@@ -37,8 +37,9 @@ package final class Journal: @unchecked Sendable {
   let sourceCounters = SourceCounters()
   let regionLocks = RegionLocks()
   let acknowledgements = LatencyHistogram()
-  /// Held while a generation is opened, sealed or ended, I/O included: it orders these and guards nothing else.
-  let generationTurn = Lock()
+  /// Held while a generation of a disk is opened, sealed or ended, I/O included: they order these and guard nothing else.
+  /// Several disks share one; a seal, which may take long, holds up few others.
+  private let generationTurns = (0..<64).map { _ in Lock() }
   let privateMemory: PrivateMemory
   let admission: Admission
   private let poison: (JournalError) -> Void
@@ -314,6 +315,13 @@ package final class Journal: @unchecked Sendable {
     }
     let title = generation ?? String(key.generation.number)
     return "generation \(title) of disk \(disk ?? String(key.disk.number))"
+  }
+
+  /// Runs `body` when no other generation of the disk is being opened, sealed or ended.
+  func inGenerationTurn<Result>(
+    of disk: DiskID, _ body: () throws(JournalError) -> Result
+  ) throws(JournalError) -> Result {
+    try generationTurns[Int(disk.number) % generationTurns.count].withLock(body)
   }
 
   // MARK: - Durability

@@ -36,7 +36,7 @@ struct SessionOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How long a write of the guest may wait for room (with --when-full taint), or for an engine that died. Default: 1000",
+      "How long a write of the guest may wait for room (with --when-full taint), or for an engine that died. Default: 1000; of a backup: 10000",
       valueName: "MS"))
   var stallBudget: String?
 
@@ -122,6 +122,10 @@ struct BackUp: ParsableCommand {
   var incremental: String?
 
   @Option(
+    help: ArgumentHelp("How much a job may copy in a second, to spare the guest's disk.", valueName: "BYTES"))
+  var speed: String?
+
+  @Option(
     help: ArgumentHelp(
       "What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
   var name: String?
@@ -131,6 +135,7 @@ struct BackUp: ParsableCommand {
     arguments.journal = journal
     arguments.base = incremental
     arguments.name = name
+    arguments.speed = speed
     let configuration = try SessionConfiguration(
       .backup, arguments, currentDirectory: AbsolutePath.currentDirectory())
     try Backup(configuration).run()

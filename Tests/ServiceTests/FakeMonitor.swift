@@ -86,7 +86,10 @@ final class FakeMonitor: @unchecked Sendable {
 
   private func serve(_ client: Int32) {
     let file = FileHandle(fileDescriptor: client, closeOnDealloc: true)
-    func say(_ text: String) { _ = Array((text + "\r\n").utf8).withUnsafeBytes { send(client, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) } }
+    func say(_ text: String) {
+      let bytes = Array((text + "\r\n").utf8)
+      _ = send(client, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+    }
     say(#"{"QMP": {"version": {}, "capabilities": []}}"#)
     var line: [UInt8] = []
     while let byte = file.readData(ofLength: 1).first {

@@ -78,7 +78,9 @@ private let ours = "spillway-0f8fad5b-d9cb-469f-a165-70867728950e-vda"
     }
   }
 
-  @Test("a monitor that comes back is asked again about a job of ours; a foreign one is dead", arguments: [true, false])
+  @Test(
+    "a monitor that comes back is asked again about a job of ours; a foreign one is dead",
+    arguments: [true, false])
   func comingBack(isOurs: Bool) throws {
     let id = isOurs ? ours : "moment"
     monitor.setJobs((id, "running"))

@@ -19,24 +19,25 @@ extension VirtualMachine {
       let inspection = try Inspection(of: guest, in: directory)
       let next = try guest.make("AFTER")
       try guest.waitForMoreRounds(20)
-      try inspection.goOn()
+      try inspection.gated.goOn()
       try guest.waitForMoreRounds(20)
       try inspection.expectEnd(of: guest, before: next, in: directory)
     }
 
-    // What the killed engine had acknowledged is nowhere but in its ring: the guest has overwritten it since.
+    // What the killed engine had acknowledged is nowhere but in its ring: the guest has overwritten it since. Held for an
+    // instant, the disk is what the view must be, byte for byte.
     @Test("goes on when its engine is killed, with the same view, and the guest goes on too")
     func killedEngine() throws {
       let guest = try LinuxGuest(in: directory)
       try guest.waitForRound(40)
-      let inspection = try Inspection(of: guest, in: directory)
+      let inspection = try Inspection(of: guest, isHeld: true, in: directory)
       let next = try guest.make("AFTER")
       try guest.waitForMoreRounds(20)
-      let killed = try inspection.killEngine()
+      let killed = try inspection.gated.killEngine()
       try guest.waitForMoreRounds(20)
-      #expect(try inspection.waitForEngine(otherThan: killed) != killed)
+      #expect(try inspection.gated.waitForEngine(otherThan: killed) != killed)
       try guest.waitForMoreRounds(20)
-      try inspection.goOn()
+      try inspection.gated.goOn()
       try inspection.expectEnd(of: guest, before: next, in: directory)
     }
 

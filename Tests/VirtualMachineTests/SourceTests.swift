@@ -29,7 +29,9 @@ extension VirtualMachine {
         "nbd-server-start", arguments: ["addr": ["type": "unix", "data": ["path": .string(source)]]])
       try monitor.execute(
         "block-export-add",
-        arguments: ["type": "nbd", "id": "source", "node-name": .string(guest.machine.node()), "name": "root"])
+        arguments: [
+          "type": "nbd", "id": "source", "node-name": .string(guest.machine.node()), "name": "root",
+        ])
     }
 
     @Test("shows libguestfs the moment at which the job began, and the guest goes on")

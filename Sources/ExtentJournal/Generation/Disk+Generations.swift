@@ -120,7 +120,7 @@ extension Disk {
   /// Closes the generation without a seal, durably: what has arrived can be read, reads of what has not fail with
   /// `reason`, and writes get `.notPermitted`. Does nothing when it was ended before; a sealed one is `.usage`.
   package func end(_ reason: String) throws(JournalError) {
-    try journal.generationTurn.withLock { () throws(JournalError) in
+    try journal.inGenerationTurn(of: layer.key.disk) { () throws(JournalError) in
       let state = state
       if state.end != nil { return }
       guard state.seal == nil else {

@@ -13,15 +13,16 @@ extension Disk {
   /// Sums up the generation and records that, durably, as the work of `job`. Everything must have arrived: as data, as
   /// zeroes, or as falling to the base. Does nothing when it is pre-sealed or sealed already.
   ///
-  /// Reads everything that the generation itself holds, which verifies it. A tainted generation throws.
+  /// Reads everything that the generation itself holds, which verifies it and takes its time; a shutdown cuts it short
+  /// with `.closing`. A tainted generation throws.
   package func preSeal(job: String) throws(JournalError) {
-    try journal.generationTurn.withLock { () throws(JournalError) in try preSealInTurn(job) }
+    try journal.inGenerationTurn(of: layer.key.disk) { () throws(JournalError) in try preSealInTurn(job) }
   }
 
   /// Seals the generation, durably: it is whole and never changes. Pre-seals it first if that was not done. One without
   /// a name needs `givenName`, and one with a name has no other. Does nothing when it is sealed already.
   package func seal(as givenName: String? = nil) throws(JournalError) {
-    try journal.generationTurn.withLock { () throws(JournalError) in
+    try journal.inGenerationTurn(of: layer.key.disk) { () throws(JournalError) in
       let state = journal.ledger.lock.withLock { layer.state }
       if let givenName, !state.name.isEmpty, givenName != state.name {
         throw JournalError(
@@ -38,6 +39,7 @@ extension Disk {
       record.name = sealName
       try journal.append(.seal, layer.key, body: record.encoded)
       if !journal.ledger.hooks.has(.sealNotFlushed) { try journal.flush() }
+      journal.ledger.hooks.reach(.generationSealed)
     }
   }
 
@@ -62,6 +64,7 @@ extension Disk {
       name: state.name, job: job, kind: state.kind, base: base, byteCount: byteCount, summary: try summary())
     try journal.append(.preSeal, layer.key, body: record.encoded)
     try journal.flush()
+    journal.ledger.hooks.reach(.generationPreSealed)
   }
 
   /// How much is looked up, and read, at once.
@@ -74,6 +77,7 @@ extension Disk {
     var start: UInt64 = 0
     let end = byteCount / Sector.byteCount
     while start < end {
+      if journal.ledger.lock.withLock({ journal.ledger.isClosing }) { throw .closing }
       let portion = SectorRange(start: start, end: min(end, start + Self.summarySectors))
       let found = try plan(layer, portion, throughBase: false)
       if let gap = found.pieces.first(where: { $0.source == .absent }) {

@@ -8,8 +8,8 @@ extension Journal {
   /// The open one must be closed (sealed or ended), tainted (it is then ended), or unnamed and empty (it is then ended as
   /// unused, and hidden from lists); otherwise `.usage`. The name must be free, and a base sealed and untainted.
   package func begin(_ disk: String, _ request: GenerationRequest) throws(JournalError) -> Disk {
-    try generationTurn.withLock { () throws(JournalError) in
-      let (id, body) = try find(disk)
+    let (id, body) = try find(disk)
+    return try inGenerationTurn(of: id) { () throws(JournalError) in
       guard body.mode == .snapshot else {
         throw JournalError(.usage, "disk \(disk) is a device disk; generations of those cannot be begun yet")
       }

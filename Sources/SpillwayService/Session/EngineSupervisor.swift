@@ -40,8 +40,8 @@ final class EngineSupervisor: @unchecked Sendable {
 
   /// How long an engine may take that has a journal to recover, in seconds; nothing waits for it yet.
   private static let firstStartSeconds: UInt64 = 600
-  /// How long a guest's writes may wait for an engine that is started again, in milliseconds: as long as they may wait for
-  /// room, but at least what it takes to begin, and less than qemu waits for its target.
+  /// How long a guest's writes may wait for an engine that is started again, in milliseconds: as long as for room on the
+  /// disk, but a second at least, and always less than qemu's patience (`SessionSetup.reconnectSeconds`).
   private var restartMilliseconds: UInt64 { min(max(plan.stallBudgetMilliseconds, 1000), 20_000) }
 
   /// A supervisor that has started nothing. `onLoss` is called when the engine was given up, on a thread of ours.
@@ -158,8 +158,7 @@ final class EngineSupervisor: @unchecked Sendable {
 
   private func giveUp() {
     engine.kill()
-    let reason =
-      "the engine died and was not back within \(restartMilliseconds) ms; what the guest overwrites is lost from here on"
+    let reason = "the engine died and was not back in time; what the guest overwrites is lost from here on"
     do throws(JournalError) {
       if !(try Journal.markTainted(lock.withLock { layers }, in: plan.journal)) {
         log.error("the journal's ring is gone; it is tainted for that when it is opened next")

@@ -22,9 +22,9 @@ package struct Inspection {
     do throws(ServiceError) {
       try session.run { () throws(ServiceError) in
         status = try look(session)
-        report = SessionReport(session)
-        return []
       }
+      // qemu has flushed when its nodes went: everything that was caught is stored.
+      report = SessionReport(session)
     } catch {
       problem = error
     }

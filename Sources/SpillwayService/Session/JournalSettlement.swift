@@ -14,9 +14,9 @@ struct JournalSettlement {
   }
 
   /// Returns the disks whose generation is there: what was pre-sealed is settled, the rest ends for `reason`, and what the
-  /// ring missed is told by the taint. That the journal cannot be opened is logged: the next to open it does as much.
+  /// ring missed is told by the taint. Nil when the journal cannot be asked: the next to open it does as much.
   @discardableResult
-  func run(_ reason: String) -> Set<String> {
+  func run(_ reason: String) -> Set<String>? {
     do throws(ServiceError) {
       guard try JournalLocation(parsing: plan.journal, currentDirectory: "/").exists else { return [] }
       return try reportingJournalErrors { () throws(JournalError) in
@@ -41,7 +41,7 @@ struct JournalSettlement {
       }
     } catch {
       log.warning("the journal \(plan.journal) could not be put in order: \(error.message)")
-      return []
+      return nil
     }
   }
 }

@@ -45,7 +45,8 @@ struct SessionCleanup {
       throw error
     }
     let kept = settle()
-    for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.warning("\(problem)") }
+    let teardown = SessionTeardown(plan, monitor)
+    for problem in teardown.run() + teardown.removeBitmaps(keeping: kept) { log.warning("\(problem)") }
     record.remove(plan)
     return monitor
   }
@@ -59,5 +60,5 @@ struct SessionCleanup {
   }
 
   @discardableResult
-  private func settle() -> Set<String> { JournalSettlement(plan, log).run("the session was cut off") }
+  private func settle() -> Set<String>? { JournalSettlement(plan, log).run("the session was cut off") }
 }

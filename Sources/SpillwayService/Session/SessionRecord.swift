@@ -110,16 +110,16 @@ package final class SessionRecord {
     }
     unsafe rmdir(plan.sourceDirectory)
     if plan.isTemporary { removeJournal(plan.journal) }
-    unsafe unlink(plan.runtimeDirectory + "/session.json")
+    // Who was killed while writing the record has left a draft of it.
+    for name in ["session.json.next", "session.json"] { unsafe unlink(plan.runtimeDirectory + "/" + name) }
   }
 
-  /// Removes a journal that nobody has open any more, with its spool; what cannot be removed stays.
+  /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.
   private static func removeJournal(_ path: String) {
-    do throws(JournalError) { try Journal.removeSpool(of: path) } catch {
-      StandardError.printLine(
-        "the spool of the temporary journal \(path) could not be removed: \(error.message)")
-    }
-    do { try FileManager.default.removeItem(atPath: path) } catch {
+    do {
+      try Journal.removeRing(of: path)
+      try FileManager.default.removeItem(atPath: path)
+    } catch {
       StandardError.printLine("the temporary journal \(path) could not be removed: \(error)")
     }
   }
