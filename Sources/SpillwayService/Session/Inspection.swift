@@ -31,6 +31,7 @@ package struct Inspection {
     session.end(reason: "the inspection is over")
     if let text = report?.text { StandardError.printLine(text) }
     if let problem { throw problem }
+    if status == 0, report?.isTainted == true { return ExitStatus.failed.rawValue }
     return status
   }
 
