@@ -55,7 +55,8 @@ extension EndToEnd {
 
     @Test("of one disk too many, begins none of the others")
     func oneOfTwo() throws {
-      let other = try BackupGuest(["root", "data"], byteCount: 2 << 20, seed: 1, in: try TemporaryDirectory())
+      let other = try BackupGuest(
+        ["root", "data"], byteCount: 2 << 20, seed: 1, in: try TemporaryDirectory())
       try other.startAlone(["-j", other.journal, "--disk", "data=src1", "--name", "g1"])
         .finish(within: .seconds(60)).succeeded()
       try other.machine.monitor.removeBitmap("spillway-g1", from: "src1")
@@ -73,9 +74,11 @@ extension EndToEnd {
       try refuse(2, "device")
       try FileManager.default.removeItem(atPath: guest.journal)
       try guest.keep("g1")
-      try guest.machine.monitor.execute("block_resize", arguments: ["node-name": "src0", "size": .integer(4 << 20)])
+      try guest.machine.monitor.execute(
+        "block_resize", arguments: ["node-name": "src0", "size": .integer(4 << 20)])
       try refuse(2, "bytes", "--incremental", "g1")
-      try guest.machine.monitor.execute("block_resize", arguments: ["node-name": "src0", "size": .integer(2 << 20)])
+      try guest.machine.monitor.execute(
+        "block_resize", arguments: ["node-name": "src0", "size": .integer(2 << 20)])
       try guest.keep("g2", on: "g1")
       try guest.expectContent("g1", "g2")
       try guest.expectNothingLeft(bitmapsOf: ["g2"])
