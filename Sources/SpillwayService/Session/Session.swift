@@ -124,7 +124,8 @@ final class Session {
         return .socket(path: path)
       }
     } catch {
-      throw .failed("--freeze: \(error)")
+      throw .failed(
+        "--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
     }
     throw .failed(
       "--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")

@@ -24,7 +24,6 @@ struct SessionCleanup {
   /// thrown.
   func run() throws(ServiceError) -> SharedMonitor {
     log.warning("an earlier session on this virtual machine was cut off; what it left is removed first")
-    plan.frozen?.thaw(log)
     // Before anything is acknowledged and lost. A backup that was not whole ends below, and one that was gets no more.
     if plan.purpose == .inspect { markTainted() }
     StreamSocket.remove(plan.ingestSocket)
@@ -36,6 +35,7 @@ struct SessionCleanup {
     // Before the monitor is spoken to: it may not answer as long as a write of the guest waits.
     let drop = try DropServer(plan, on: socket, log: log)
     defer { drop.stop() }
+    plan.frozen?.thaw(log)
     let monitor: SharedMonitor
     do throws(ServiceError) { monitor = try plan.monitor.connect() } catch {
       if plan.monitor.isGone {
