@@ -150,12 +150,17 @@ final class Session {
     } catch {
       log.debug("\(error.message)")
     }
+    if engine.loss != nil, plan.purpose == .backup {
+      // Which bitmaps are needed only the journal knows.
+      engine.stop()
+      sealed = JournalSettlement(plan, log).run("the engine died: \(reason)")
+    }
     for problem in SessionTeardown(plan, monitor).removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
     engine.stop()
     proxy.stop()
     record.remove(plan)
     // Last of all: if that goes wrong, nothing is left of the session all the same.
-    if engine.loss != nil, !plan.isTemporary {
+    if engine.loss != nil, plan.purpose == .inspect, !plan.isTemporary {
       JournalSettlement(plan, log).run("the engine died: \(reason)")
     }
   }

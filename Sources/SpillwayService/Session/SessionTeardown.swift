@@ -72,6 +72,7 @@ struct SessionTeardown {
   }
 
   /// Whether qemu's server is the one that the session started. A session that was refused because another runs must leave
-  /// that alone, and qemu does not tell whose it is; but nobody else listens at the session's own path. (A socket that nobody listens at is a dead qemu's.)
+  /// that alone, and qemu does not tell whose it is; but nobody else listens at the session's own path. (A socket that nobody
+  /// listens at is a dead qemu's.)
   private var ownServerListens: Bool { StreamSocket.isListening(at: plan.sourceSocket) }
 }
