@@ -178,6 +178,10 @@ extension EndToEnd {
       session.child.send(SIGKILL)
       try rival.waitForErrorLine(containing: "has it", within: .seconds(30))
       try inspected.write(0x72, at: 1 << 20, 2 << 20)
+      // The engine has tried, and goes on.
+      try session.child.waitForErrorLine(
+        containing: "another program holds the monitor", within: .seconds(60))
+      try inspected.write(0x72, at: 1 << 19)
       #expect(inspected.engines().count == 1)
       rival.kill()
       try session.waitForFilesToGo()

@@ -151,7 +151,7 @@ package final class SessionEngine {
   private func connect(_ address: MonitorAddress) throws(ServiceError) -> SharedMonitor? {
     var lastProblem = ""
     while true {
-      do throws(ServiceError) { return try address.connect() } catch {
+      do throws(ServiceError) { return try address.connect(patience: .seconds(2)) } catch {
         if error.message != lastProblem { log.warning("\(error.message)") }
         lastProblem = error.message
         if address.isGone { return nil }
