@@ -6,7 +6,8 @@ struct SessionOptions: ParsableArguments {
   @Option(help: ArgumentHelp("The QMP socket of the virtual machine.", valueName: "PATH"))
   var qmp: String?
 
-  @Option(help: ArgumentHelp("The virtual machine as libvirt knows it; virsh speaks to it.", valueName: "DOMAIN"))
+  @Option(
+    help: ArgumentHelp("The virtual machine as libvirt knows it; virsh speaks to it.", valueName: "DOMAIN"))
   var libvirt: String?
 
   @Option(
@@ -18,7 +19,8 @@ struct SessionOptions: ParsableArguments {
   @Flag(help: "Have the guest agent freeze the guest's filesystems for the moment.")
   var freeze = false
 
-  @Option(help: ArgumentHelp("With --freeze: the guest agent's socket, if it cannot be found.", valueName: "PATH"))
+  @Option(
+    help: ArgumentHelp("With --freeze: the guest agent's socket, if it cannot be found.", valueName: "PATH"))
   var agent: String?
 
   @Option(
@@ -28,13 +30,20 @@ struct SessionOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "What happens to the guest's writes when the disk of the journal is full.", valueName: "stall|enospc|taint"))
+      "What happens to the guest's writes when the disk of the journal is full.",
+      valueName: "stall|enospc|taint"))
   var whenFull: String?
 
   @Option(
     help: ArgumentHelp(
-      "With --when-full taint: how long a write of the guest may wait for room. Default: 1000", valueName: "MS"))
+      "How long a write of the guest may wait for room (with --when-full taint), or for an engine that died. Default: 1000; of a backup: 10000",
+      valueName: "MS"))
   var stallBudget: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "How long to wait for the monitor, which another client may hold. Default: 30", valueName: "SECONDS"))
+  var monitorTimeout: String?
 
   @Option(help: ArgumentHelp("What to log. Default: warning", valueName: "debug|info|warning|error"))
   var logLevel: String?
@@ -50,6 +59,7 @@ struct SessionOptions: ParsableArguments {
     arguments.nbdServer = nbdServer
     arguments.whenFull = whenFull
     arguments.stallBudget = stallBudget
+    arguments.monitorTimeout = monitorTimeout
     arguments.logLevel = logLevel
     return arguments
   }
@@ -60,7 +70,8 @@ struct Inspect: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "inspect",
     abstract: "Look at a moment of a running guest's disks.",
-    usage: "spillway inspect (--qmp PATH | --libvirt DOMAIN) --disk [NAME=]NODE ... [OPTIONS] [-- COMMAND...]",
+    usage:
+      "spillway inspect (--qmp PATH | --libvirt DOMAIN) --disk [NAME=]NODE ... [OPTIONS] [-- COMMAND...]",
     discussion: """
       COMMAND sees the disks as they were at one instant, while the guest goes on: in its arguments {} stands for the disks \
       as libguestfs takes them, $view_uri is the first one's NBD URI and $view_uris are all. Without COMMAND the URIs are \
@@ -110,7 +121,13 @@ struct BackUp: ParsableCommand {
     help: ArgumentHelp("Copy only what has changed since this generation.", valueName: "BASE"))
   var incremental: String?
 
-  @Option(help: ArgumentHelp("What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
+  @Option(
+    help: ArgumentHelp("How much a job may copy in a second, to spare the guest's disk.", valueName: "BYTES"))
+  var speed: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
   var name: String?
 
   func run() throws {
@@ -118,6 +135,7 @@ struct BackUp: ParsableCommand {
     arguments.journal = journal
     arguments.base = incremental
     arguments.name = name
+    arguments.speed = speed
     let configuration = try SessionConfiguration(
       .backup, arguments, currentDirectory: AbsolutePath.currentDirectory())
     try Backup(configuration).run()

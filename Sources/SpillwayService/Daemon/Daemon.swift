@@ -45,6 +45,7 @@ package final class Daemon {
     var admin: AdminServer?
     var outcome: Result<Int32, ServiceError>
     do throws(ServiceError) {
+      try SessionResolution(journal, log).run(except: nil)
       let disks = try openDisks(of: journal)
       let server = try AdminServer(path: configuration.adminPath, log: log) {
         request throws(ServiceError) in try commands.run(request)

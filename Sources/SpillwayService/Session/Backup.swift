@@ -14,15 +14,23 @@ package struct Backup {
   /// only thread.
   package func run() throws(ServiceError) {
     let session = try Session(configuration)
+    for line in SessionViews(session.plan).lines { session.log.info("readable meanwhile: \(line)") }
     var problem: ServiceError?
     do throws(ServiceError) {
       try session.run { () throws(ServiceError) in
+        try compareBases(session)
         try copy(session)
+        Failpoint.pass(.backupCopied)
+        try checkForStop(session, milliseconds: 0)
+        session.mayBeSealed = true
         try session.engine.ask(SessionCommands.Name.preSeal)
+        Failpoint.pass(.backupPreSealed)
+        // Views have everything in the journal now.
+        try session.engine.ask(SessionCommands.Name.detach, ["reason": "the backup is whole"])
         try finalize(session)
+        Failpoint.pass(.backupFinalized)
         try session.engine.ask(SessionCommands.Name.seal)
-        removeOldBitmaps(session)
-        return Set(session.plan.disks.map(\.name))
+        Failpoint.pass(.backupSealed)
       }
     } catch {
       problem = error
@@ -34,13 +42,47 @@ package struct Backup {
     }
   }
 
-  /// Returns when every job is pending: all that it had to copy is acknowledged.
+  /// Throws when a disk is not what its base and the base's bitmap say (BaseComparison.swift).
+  private func compareBases(_ session: Session) throws(ServiceError) {
+    guard session.plan.disks.contains(where: { $0.base != nil }) else { return }
+    let answer = try session.engine.ask(SessionCommands.Name.compare)
+    for disk in session.plan.disks {
+      guard let base = disk.base, let count = answer[disk.name]?.integer, count > 0 else { continue }
+      // A write may be seen on the disk a little before the bitmap knows of it.
+      var looksLeft = 30
+      while try written(disk, session) < count * Int64(BaseComparison.clusterByteCount) {
+        looksLeft -= 1
+        guard looksLeft > 0 else {
+          throw .failed(
+            "\(disk.node) is not what \(disk.name)@\(base) was made of, or its bitmap \(SessionDisk.bitmap(of: base)) is another "
+              + "journal's: \(count) clusters differ that should not have changed; make a full backup")
+        }
+        try pause(session)
+      }
+    }
+  }
+
+  /// Bytes of the clusters of `disk` that were written since the moment.
+  private func written(_ disk: SessionDisk, _ session: Session) throws(ServiceError) -> Int64 {
+    do throws(QMPError) {
+      let node = try session.monitor.ask { monitor throws(QMPError) in
+        try monitor.blockNode(disk.node, session.monitor.schema)
+      }
+      return node.bitmaps.first { $0.name == disk.bitmap }?.count ?? 0
+    } catch {
+      throw .failed("qemu cannot be asked any more: \(error)")
+    }
+  }
+
+  /// Returns when every job is pending (or was finalized by somebody else): all that it had to copy is acknowledged.
   private func copy(_ session: Session) throws(ServiceError) {
     var progress = ProgressLine(session.plan.disks.map(\.name).joined(separator: ", "))
     defer { progress.clear() }
     while true {
       let jobs = try self.jobs(session)
-      if jobs.allSatisfy({ $0.status == "pending" }) { return }
+      if jobs.allSatisfy({ $0.status == "pending" || $0.isOver }) { return }
+      // What was dropped to spare the guest is missing: the rest is not worth its while.
+      try session.engine.ask(SessionCommands.Name.check)
       progress.update(
         done: jobs.reduce(0) { $0 + UInt64(max(0, $1.currentProgress)) },
         total: jobs.reduce(0) { $0 + UInt64(max(0, $1.totalProgress)) })
@@ -50,8 +92,8 @@ package struct Backup {
 
   /// Ends the jobs, which have nothing more to do.
   private func finalize(_ session: Session) throws(ServiceError) {
-    for disk in session.plan.disks {
-      try tell(session) { monitor throws(QMPError) in try monitor.finalizeJob(disk.job) }
+    for job in try jobs(session) where !job.isOver {
+      try tell(session) { monitor throws(QMPError) in try monitor.finalizeJob(job.id) }
     }
     while true {
       let jobs = try self.jobs(session)
@@ -81,25 +123,13 @@ package struct Backup {
   }
 
   /// Waits for a moment. Throws when the backup is to stop.
-  private func pause(_ session: Session) throws(ServiceError) {
-    if let signal = TerminationSignals.wait(milliseconds: 100), TerminationSignals.isEnding(signal) {
+  private func pause(_ session: Session) throws(ServiceError) { try checkForStop(session, milliseconds: 100) }
+
+  private func checkForStop(_ session: Session, milliseconds: Int) throws(ServiceError) {
+    if let signal = TerminationSignals.wait(milliseconds: milliseconds), TerminationSignals.isEnding(signal) {
       throw .failed("stopped by \(TerminationSignals.name(signal)); nothing was sealed")
     }
     if let loss = session.engine.loss { throw .failed(loss) }
-  }
-
-  /// The new generations are sealed: what was recorded since their bases is recorded since them as well.
-  private func removeOldBitmaps(_ session: Session) {
-    for disk in session.plan.disks {
-      guard let bitmap = disk.baseBitmap else { continue }
-      do throws(QMPError) {
-        _ = try session.monitor.use { monitor throws(QMPError) in
-          try monitor.removeBitmap(bitmap, from: disk.node)
-        }
-      } catch {
-        session.log.warning("the bitmap \(bitmap) of \(disk.node) stays: \(error)")
-      }
-    }
   }
 
   private func tell(

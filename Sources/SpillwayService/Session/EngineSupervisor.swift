@@ -9,7 +9,7 @@ internal import Threads
 // Keeps somebody behind the ingest socket for as long as a session has jobs: the guest's writes wait for whoever is there.
 //
 // 1. The listening socket is held here. While the engine is being started again, qemu's new connection waits in its queue.
-// 2. An engine that has ended and is not back within a second is given up: it is made sure that it is dead, the taint words
+// 2. An engine that has ended and is not back in time is given up: it is made sure that it is dead, the taint words
 //    of its generations are set in the ring, and a DropServer takes its place. In this order: nothing is acknowledged and
 //    forgotten that is not told.
 // 3. From then on nothing but the DropServer serves the ingest, until `stop`.
@@ -40,8 +40,9 @@ final class EngineSupervisor: @unchecked Sendable {
 
   /// How long an engine may take that has a journal to recover, in seconds; nothing waits for it yet.
   private static let firstStartSeconds: UInt64 = 600
-  /// How long a guest's writes may wait for an engine that is started again, in seconds.
-  private static let restartSeconds: UInt64 = 1
+  /// How long a guest's writes may wait for an engine that is started again, in milliseconds: as long as for room on the
+  /// disk, but a second at least, and always less than qemu's patience (`SessionSetup.reconnectSeconds`).
+  private var restartMilliseconds: UInt64 { min(max(plan.stallBudgetMilliseconds, 1000), 20_000) }
 
   /// A supervisor that has started nothing. `onLoss` is called when the engine was given up, on a thread of ours.
   init(
@@ -127,18 +128,19 @@ final class EngineSupervisor: @unchecked Sendable {
     lock.withLock {
       while !engineEnded.isSet, !hasEnded { changed.wait() }
       if hasEnded || isEnding { return false }
-      engineEnded.isSet = false
       state = .starting
       return true
     }
   }
 
   private func restart() -> Bool {
-    let deadline = MonotonicClock.nanoseconds() + Self.restartSeconds * 1_000_000_000
+    let deadline = MonotonicClock.nanoseconds() + restartMilliseconds * 1_000_000
     var problem = ""
     while true {
       do throws(ServiceError) {
         engine.finish()
+        // What ended before does not count against the one that is started now.
+        lock.withLock { engineEnded.isSet = false }
         try begin(try engine.start(until: deadline))
         log.info("the engine is back")
         return true
@@ -156,7 +158,7 @@ final class EngineSupervisor: @unchecked Sendable {
 
   private func giveUp() {
     engine.kill()
-    let reason = "the engine died and was not back within a second; what the guest overwrites is lost from here on"
+    let reason = "the engine died and was not back in time; what the guest overwrites is lost from here on"
     do throws(JournalError) {
       if !(try Journal.markTainted(lock.withLock { layers }, in: plan.journal)) {
         log.error("the journal's ring is gone; it is tainted for that when it is opened next")
@@ -208,11 +210,13 @@ final class EngineSupervisor: @unchecked Sendable {
 
   /// Whether the engine's process has ended, perhaps a moment after its connection.
   private func hasDied() throws(ServiceError) -> Bool {
-    lock.withLock {
+    try lock.withLock { () throws(ServiceError) in
       let deadline = MonotonicClock.nanoseconds() + 200_000_000
       while state == .serving, !engineEnded.isSet, MonotonicClock.nanoseconds() < deadline {
         _ = changed.wait(until: deadline)
       }
+      // Nobody starts it again any more.
+      if isEnding, engineEnded.isSet { throw .failed("the engine died while it was asked to end") }
       return state != .serving || engineEnded.isSet
     }
   }
@@ -249,9 +253,13 @@ enum EngineGreeting {
   static func serving(_ layers: String) -> String { ready + layers }
 
   /// It cannot serve.
-  static func failure(_ error: ServiceError) -> String { "\(failed)\(error.status.rawValue) \(error.message)" }
+  static func failure(_ error: ServiceError) -> String {
+    "\(failed)\(error.status.rawValue) \(error.message)"
+  }
 
-  static func layers(in line: String) -> String { line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : "" }
+  static func layers(in line: String) -> String {
+    line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : ""
+  }
 
   static func error(in line: String) -> ServiceError? {
     guard line.hasPrefix(failed) else { return nil }

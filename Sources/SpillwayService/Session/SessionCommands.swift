@@ -18,13 +18,17 @@ final class SessionCommands: Sendable {
   enum Name {
     /// The jobs run and the live disks are exported: read them.
     static let attach = "session-attach"
+    /// How many clusters of each disk differ from the base that should not, of those that are looked at.
+    static let compare = "session-compare"
     /// Let go of the live disks: their jobs are about to end.
     static let detach = "session-detach"
     /// All is copied: sum it up.
     static let preSeal = "session-pre-seal"
     /// The jobs have ended well: seal.
     static let seal = "session-seal"
-    /// The session is over and nothing is sealed: the generations end.
+    /// Whether the generations can still be sealed; the error says why not.
+    static let check = "session-check"
+    /// The session is over: the generations end that are not sealed. The answer names the disks whose generations are.
     static let end = "session-end"
   }
 
@@ -32,6 +36,8 @@ final class SessionCommands: Sendable {
   func run(_ request: AdminRequest) throws(ServiceError) -> JSONValue? {
     switch request.command {
     case Name.attach: try sources.begin()
+    case Name.compare:
+      return .object(try sources.differing().mapValues { .integer(Int64($0)) })
     case Name.detach: sources.end(try request.string("reason"))
     case Name.preSeal:
       for (disk, planned) in zip(disks, plan.disks) {
@@ -39,14 +45,24 @@ final class SessionCommands: Sendable {
       }
     case Name.seal:
       for disk in disks { try reportingJournalErrors { () throws(JournalError) in try disk.seal() } }
+    case Name.check:
+      for disk in disks {
+        if let reason = disk.taintReason { throw .failed("the backup of \(disk.name) is broken: \(reason)") }
+      }
     case Name.end:
       let reason = try request.string("reason")
       for disk in disks where !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in try disk.end(reason) }
       }
+      return ["sealed": .array(disks.filter(\.isSealed).map { .string($0.name) })]
     default: return nil
     }
     return [:]
+  }
+
+  /// The disks that the answer to `end` names.
+  static func names(in answer: JSONValue) -> Set<String> {
+    Set((answer["sealed"]?.array ?? []).compactMap(\.string))
   }
 
   /// The numbers of the generations of `disks`, for whoever has to mark them in the ring when the engine is gone.

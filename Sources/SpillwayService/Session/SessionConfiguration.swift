@@ -23,10 +23,14 @@ package struct SessionArguments: Sendable {
   package var base: String?
   /// `--name`.
   package var name: String?
+  /// `--speed`.
+  package var speed: String?
   /// `--when-full`.
   package var whenFull: String?
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
+  /// `--monitor-timeout`, in seconds.
+  package var monitorTimeout: String?
   /// `--log-level`.
   package var logLevel: String?
   /// COMMAND and its arguments.
@@ -51,6 +55,10 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  /// How long to wait for the monitor's greeting, in milliseconds.
+  var monitorTimeoutMilliseconds: UInt64
+  /// Bytes a second that each job of a backup may copy; 0 is as many as it can.
+  var bytesPerSecond: Int64
   var logLevel: Logger.Level
   var command: [String]
 
@@ -61,7 +69,8 @@ package struct SessionConfiguration: Sendable {
     self.purpose = purpose
     switch (arguments.qmp, arguments.libvirt) {
     case (let path?, nil): monitor = .qmp(path: AbsolutePath.of(path, in: currentDirectory))
-    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"): monitor = .libvirt(domain: domain)
+    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"):
+      monitor = .libvirt(domain: domain)
     case (nil, _?): throw .usage("--libvirt needs the name of a domain")
     default: throw .usage("say which virtual machine: either --qmp PATH or --libvirt DOMAIN")
     }
@@ -70,7 +79,9 @@ package struct SessionConfiguration: Sendable {
     for text in arguments.disks {
       let disk = try Self.parseDisk(text)
       if let twice = disks.first(where: { $0.name == disk.name || $0.node == disk.node }) {
-        throw .usage("--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice")
+        throw .usage(
+          "--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice"
+        )
       }
       disks.append(disk)
     }
@@ -89,17 +100,28 @@ package struct SessionConfiguration: Sendable {
       try DiskSpecification.checkedName(text, context: "--incremental \(text)")
     }
     let moment = Self.moment()
-    generation = try arguments.name.map { text throws(ServiceError) in
-      try DiskSpecification.checkedName(text, context: "--name \(text)")
-    } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
-    whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? (purpose == .inspect ? .taint : .stall)
-    stallBudgetMilliseconds = 1000
+    generation =
+      try arguments.name.map { text throws(ServiceError) in
+        try DiskSpecification.checkedName(text, context: "--name \(text)")
+      } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
+    // A guest that waits longer for a write than this gives up its disk sooner or later. A backup fails when it is over, so
+    // that it is worth waiting for a disk that is merely slow.
+    stallBudgetMilliseconds = purpose == .inspect ? 1000 : 10_000
     if let text = arguments.stallBudget {
       guard let milliseconds = UInt64(text), milliseconds <= 86_400_000 else {
         throw .usage("--stall-budget \(text): a number of milliseconds is needed, at most a day's")
       }
       stallBudgetMilliseconds = milliseconds
     }
+    monitorTimeoutMilliseconds = 30_000
+    if let text = arguments.monitorTimeout {
+      guard let seconds = Double(text), seconds > 0, seconds <= 86_400 else {
+        throw .usage("--monitor-timeout \(text): a number of seconds above 0 is needed, at most a day's")
+      }
+      monitorTimeoutMilliseconds = UInt64((seconds * 1000).rounded(.up))
+    }
+    bytesPerSecond = try arguments.speed.map { text throws(ServiceError) in try Self.parseSpeed(text) } ?? 0
     logLevel = try ServeConfiguration.parseLogLevel(arguments.logLevel ?? "warning")
     command = arguments.command
   }
@@ -110,6 +132,13 @@ package struct SessionConfiguration: Sendable {
     guard let text else { return nil }
     guard let value = WhenFull(rawValue: text) else { throw .usage("\(option) \(text): say \(words)") }
     return value
+  }
+
+  private static func parseSpeed(_ text: String) throws(ServiceError) -> Int64 {
+    guard let speed = ByteCount.parse(text).flatMap({ Int64(exactly: $0) }), speed > 0 else {
+      throw .usage("--speed \(text): bytes a second are needed, such as 50M")
+    }
+    return speed
   }
 
   /// `[NAME=]NODE`. A node's own name cannot hold an equals sign.

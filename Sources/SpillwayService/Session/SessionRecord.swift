@@ -104,16 +104,20 @@ package final class SessionRecord {
   /// As `remove`, for whoever inherited the lock.
   static func removeFiles(_ plan: SessionPlan) {
     // SAFETY: the paths are read during the calls only.
-    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket] {
+    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket]
+    {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)
     if plan.isTemporary { removeJournal(plan.journal) }
-    unsafe unlink(plan.runtimeDirectory + "/session.json")
+    // Who was killed while writing the record has left a draft of it.
+    for name in ["session.json.next", "session.json"] { unsafe unlink(plan.runtimeDirectory + "/" + name) }
   }
 
   /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.
   private static func removeJournal(_ path: String) {
+    // SAFETY: the path is read during the call only.
+    guard unsafe access(path, F_OK) == 0 else { return }
     do {
       try Journal.removeRing(of: path)
       try FileManager.default.removeItem(atPath: path)
