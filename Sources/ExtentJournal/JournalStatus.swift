@@ -33,6 +33,8 @@ package struct JournalStatus: Codable, Sendable {
   package var storedBytes: UInt64 = 0
   /// Bytes that clients zeroed, trimmed or wrote as zeroes since the journal was opened.
   package var zeroedBytes: UInt64 = 0
+  /// Bytes of disks that readers released since the journal was opened.
+  package var releasedBytes: UInt64 = 0
   /// Reads parked now.
   package var parkedReads: UInt64 = 0
   /// Reads that were ever parked since the journal was opened.
@@ -156,6 +158,7 @@ extension Journal {
     status.framedBytes = counters.framedBytes
     status.storedBytes = counters.storedBytes
     status.zeroedBytes = counters.zeroedBytes
+    status.releasedBytes = counters.releasedBytes
     status.parkedReads = UInt64(counters.parkedReads)
     status.waitedReads = counters.waitedReads
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds

@@ -4,7 +4,7 @@ internal import Extents
 /// Where the content of a run of sectors is while it is in the ring.
 struct SpoolPlace: ExtentValue {
   var sequence: UInt64
-  /// Data, zero, trim or base.
+  /// Data, zero, trim, base or release.
   var kind: RecordKind
   /// Position in the ring of the run's first byte (data only).
   var position: UInt64
@@ -35,6 +35,8 @@ final class Layer: @unchecked Sendable {
   var hasTaintRecord = false
   /// Whether something came since the journal was opened, or was read from its segments then.
   var hasArrivals = false
+  /// Whether writes to what was released are dropped. On a snapshot disk they always are.
+  var keepsTombstones = false
   var spooled = ExtentMap<SpoolPlace>()
   var active = ExtentMap<Placement>()
   var flushing = ExtentMap<Placement>()

@@ -41,6 +41,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case baseOverArrived
   /// What falls to the base is read from the base of the base.
   case baseOfBaseRead
+  /// A write sets what was released.
+  case tombstoneOverwritten
   /// A seal is answered before it survives power loss.
   case sealNotFlushed
 }

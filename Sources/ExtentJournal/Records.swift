@@ -51,6 +51,7 @@ package enum RecordKind: UInt8, Sendable {
   case zero = 2
   case trim = 3
   case base = 4
+  case release = 5
   case disk = 16
   case begin = 17
   case complete = 18

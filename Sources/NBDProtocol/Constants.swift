@@ -92,7 +92,8 @@ struct TransmissionFlags: OptionSet, Sendable {
   /// What `export` offers a client; DF goes with structured replies and never without.
   init(for export: ExportDescription, structuredReplies: Bool) {
     self = [.hasFlags, .flush, .fua, .multiConnection]
-    if export.isReadOnly { insert(.readOnly) } else { formUnion([.trim, .writeZeroes]) }
+    if export.isReadOnly { insert(.readOnly) } else { insert(.trim) }
+    if !export.isReadOnly && !export.takesOnlyTrims { insert(.writeZeroes) }
     if structuredReplies { insert(.dontFragment) }
   }
 }

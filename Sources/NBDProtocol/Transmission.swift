@@ -164,7 +164,7 @@ struct Transmission {
       let mayTrim = !header.flags.contains(.noHole)
       return .writeZeroes(try range(header, beyondEnd: .noSpace), mayTrim: mayTrim, durable: durable)
     case .trim:
-      try requireWritable()
+      try requireWritable(byTrim: true)
       return .trim(try range(header, beyondEnd: .invalid), durable: durable)
     case .flush:
       guard header.offset == 0, header.length == 0 else { throw Fault(.invalid, "a flush has no range") }
@@ -192,8 +192,9 @@ struct Transmission {
     }
   }
 
-  private func requireWritable() throws(Fault) {
+  private func requireWritable(byTrim: Bool = false) throws(Fault) {
     if export.isReadOnly { throw Fault(.notPermitted, "the export is read-only") }
+    if export.takesOnlyTrims, !byTrim { throw Fault(.notPermitted, "the export takes no change but TRIM") }
   }
 
   private func range(_ header: Header, beyondEnd: NBDError) throws(Fault) -> ByteRange {

@@ -53,6 +53,9 @@ package protocol ExportSession: AnyObject, Sendable {
   /// A write or a zeroing without FUA was answered `nanoseconds` after its request was there.
   func didAcknowledge(nanoseconds: UInt64)
 
+  /// A read of `range` was served and its reply is sent. On the thread that sent it.
+  func didAnswerRead(_ range: ByteRange)
+
   /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
   /// `range` and at least one byte. At most `limit` extents (≥ 1).
   func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent]
@@ -62,6 +65,9 @@ package protocol ExportSession: AnyObject, Sendable {
 }
 
 extension ExportSession {
+  /// Most do nothing then.
+  package func didAnswerRead(_ range: ByteRange) {}
+
   /// Most keep no count.
   package func didAcknowledge(nanoseconds: UInt64) {}
 }

@@ -16,6 +16,8 @@ import Threads
   ]
   /// GenerationBugTests and GenerationCrashTests.
   private static let bugsOfGenerations: [PlantedBug] = [.baseOverArrived, .baseOfBaseRead, .sealNotFlushed]
+  /// ReleaseTests.
+  private static let bugsOfReleases: [PlantedBug] = [.tombstoneOverwritten]
   private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
 
   @Test("every bug that can be planted is")
@@ -23,7 +25,7 @@ import Threads
     // SourceOrderTests and JobLivenessTests (of the service) plant those of the source.
     let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
     let planted =
-      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + bugsOfSources
+      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + Self.bugsOfReleases + bugsOfSources
       + [.indexWhilePublishing, .taintWordLeftOut]
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }

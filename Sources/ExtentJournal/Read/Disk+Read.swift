@@ -46,6 +46,7 @@ extension Disk {
   {
     let found = try plan(layer, range.coveringSectors)
     try refuseTainted(found)
+    try refuseReleased(found)
     if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
       journal.epochs.leave(found.epoch)
       throw JournalError(
@@ -71,6 +72,7 @@ extension Disk {
     while true {
       let found = try plan(layer, range.coveringSectors)
       try refuseTainted(found)
+      try refuseReleased(found)
       guard let gap = found.pieces.first(where: { $0.source == .absent }) else {
         let runs = try copy(found, layer, range, into: &target)
         journal.readAhead.note(range, of: self, by: owner)
@@ -314,7 +316,7 @@ extension Disk {
     return true
   }
 
-  /// Fills `target` with `range` as the plan says, absent pieces with zeroes (with `absentIsData` not at all: they are
+  /// Fills `target` with `range` as the plan says, released and absent pieces with zeroes (with `absentIsData` not at all: they are
   /// the caller's to fill), and leaves the epoch.
   func copy(
     _ plan: Plan, _ layer: Layer, _ range: ByteRange, absentIsData: Bool = false,
@@ -338,7 +340,7 @@ extension Disk {
     for piece in plan.pieces {
       guard let part = piece.range.bytes.intersection(range) else { continue }
       let isZero = piece.source.isZero || piece.source == .absent && !absentIsData
-      if isZero {
+      if isZero || piece.source.isReleased {
         let start = Int(part.start - range.start)
         target.zero(start..<start + Int(part.count))
       } else if case .placed(.frame(let address, let skip)) = piece.source {
@@ -374,7 +376,9 @@ extension Disk {
       if journal.indexIsToBlame(sectors, address, skip, holder, name) {
         var rest = target._mutatingExtracting(offset..<offset + Int(part.count))
         try journal.index.waitUntilTrusted()
-        _ = try copy(try plan(layer, part.coveringSectors), layer, part, into: &rest)
+        let found = try plan(layer, part.coveringSectors)
+        try refuseReleased(found)
+        _ = try copy(found, layer, part, into: &rest)
         return
       }
       guard error.kind == .damaged else { throw error }

@@ -32,6 +32,12 @@ package struct ServeArguments: Sendable {
   package var whenFull: String?
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
+  /// `--allow-release`.
+  package var allowRelease = false
+  /// `--read-once`.
+  package var readOnce = false
+  /// `--keep-only`, in order.
+  package var keepOnly: [String] = []
   /// `--pid-file`.
   package var pidFile: String?
   /// `--log-level`.

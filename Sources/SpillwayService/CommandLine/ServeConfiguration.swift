@@ -21,6 +21,10 @@ package struct ServeConfiguration: Sendable {
   package var adminPath: String
   /// The shell command to run, if one was given.
   package var command: String?
+  /// What readers of views may do.
+  var rules: ViewRules
+  /// What of disks is wanted; at most one a disk.
+  package var interests: [InterestSpecification]
   /// How the journal is opened.
   package var journal: JournalOptions
   /// Where the process id is written, if anywhere.
@@ -56,6 +60,8 @@ package struct ServeConfiguration: Sendable {
       throw .usage("the address \(twice) is given twice; each socket needs its own")
     }
     command = arguments.run
+    rules = ViewRules(allowRelease: arguments.allowRelease, isReadOnce: arguments.readOnce)
+    interests = try Self.parseInterests(arguments.keepOnly)
     pidFile = arguments.pidFile.map { AbsolutePath.of($0, in: currentDirectory) }
     logLevel = try Self.parseLogLevel(arguments.logLevel)
     maximumConnections = try Self.parseMaximumConnections(arguments.maximumConnections)
@@ -90,6 +96,18 @@ package struct ServeConfiguration: Sendable {
       sources.append(source)
     }
     return sources
+  }
+
+  private static func parseInterests(_ texts: [String]) throws(ServiceError) -> [InterestSpecification] {
+    var interests: [InterestSpecification] = []
+    for text in texts {
+      let interest = try InterestSpecification(parsing: text)
+      guard !interests.contains(where: { $0.disk == interest.disk }) else {
+        throw .usage("--keep-only \(text): what to keep of the disk \(interest.disk) is said already")
+      }
+      interests.append(interest)
+    }
+    return interests
   }
 
   private static func parseAddresses(

@@ -81,7 +81,8 @@ package final class SessionEngine {
       return try journal.begin(
         disk.name,
         GenerationRequest(
-          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base, tag: plan.tag))
+          name: disk.generation, kind: GenerationKind(word: disk.kind) ?? .full, base: disk.base,
+          tag: plan.tag))
     }
   }
 
@@ -89,7 +90,7 @@ package final class SessionEngine {
     _ disks: [Disk], of journal: Journal, _ link: ParentLink, _ admin: inout AdminServer?
   ) throws(ServiceError) -> Int32 {
     let sources = SessionSources(plan, disks, log)
-    let server = JournalServer(journal, maximumConnections: 4096, log: log)
+    let server = JournalServer(journal, maximumConnections: 4096, rules: ViewRules(), log: log)
     defer {
       journal.stopWaiting()
       sources.end("the session is over")
@@ -143,7 +144,8 @@ package final class SessionEngine {
       }
       isTornDown = true
     } catch {
-      log.error("the session could not be torn down: \(error.message); the next one on this monitor cleans up")
+      log.error(
+        "the session could not be torn down: \(error.message); the next one on this monitor cleans up")
     }
   }
 }
