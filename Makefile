@@ -75,7 +75,7 @@ bench: build
 # What a guest feels while its old data is copied away: Spillway as the target of the backup job beside others, and beside
 # qemu's own fleecing. For a machine with nothing else to do as well. WRITES of each depth a round.
 GUEST_ROUNDS ?= 7
-WRITES ?= 4000
+WRITES ?= 1500
 bench-guest: build
 	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
 

@@ -10,7 +10,7 @@ hits all; printed are medians of the rounds, and each figure's ratio to Spillway
 """
 import argparse, json, os, random, shutil, socket, statistics, subprocess, tempfile, time
 
-from push import MIB, Server, make_image
+from push import MIB, Server
 
 CLUSTER = 65536
 NO_JOB, FLEECING = "no-job", "qcow2-fleecing"
@@ -90,6 +90,21 @@ class Hypervisor:
         self.process.wait()
 
 
+def make_disk(image, size):
+    """A disk full of this machine's programs and libraries. In a hole there would be nothing to copy."""
+    with open(image, "wb") as disk:
+        for root, folders, names in os.walk("/usr/lib"):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(root, name)
+                if os.path.isfile(path) and not os.path.islink(path):
+                    with open(path, "rb") as file:
+                        disk.write(file.read(size - disk.tell()))
+                if disk.tell() == size:
+                    return
+    raise SystemExit("/usr/lib does not fill the disk: take a smaller --size, or an --image")
+
+
 def write(door, directory, size, depth, count, seed):
     """fio's percentiles of `count` writes of 4 KiB, each to 64 KiB of its own, in the depth's own half of the disk."""
     rng = random.Random(seed)
@@ -139,15 +154,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spillway")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--writes", type=int, default=4000, help="writes of a round at each depth (default 4000)")
-    parser.add_argument("--image", help="raw image for the guest's disk; it is written to (default: ext4 of /usr/lib)")
-    parser.add_argument("--size", type=int, default=1024, help="MiB of the image that is made (default 1024)")
+    parser.add_argument("--writes", type=int, default=1500, help="writes of a round at each depth (default 1500)")
+    parser.add_argument("--image", help="raw image for the guest's disk; it is written to (default: /usr/lib)")
+    parser.add_argument("--size", type=int, default=512, help="MiB of the disk that is made (default 512)")
     parser.add_argument("--directory", help="where disks and targets are (default: the temporary directory)")
     options = parser.parse_args()
     directory = tempfile.mkdtemp(prefix="spillway-bench-", dir=options.directory)
     figures = {}
     try:
-        image = options.image or make_image(directory, options.size * MIB)
+        image = options.image or os.path.join(directory, "disk")
+        if not options.image:
+            make_disk(image, options.size * MIB)
         size = os.path.getsize(image) // CLUSTER * CLUSTER
         os.truncate(image, size)
         if options.writes > size // 2 // CLUSTER:

@@ -57,16 +57,33 @@ package enum Stage: String, Sendable {
   case sourceWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
+  /// A generation is pre-sealed, durably.
+  case generationPreSealed
+  /// A generation is sealed, durably.
+  case generationSealed
+  /// A session's record is stored and its generations are begun; qemu was told nothing.
+  case sessionBegun
+  /// The transaction of a session has been carried out; nothing is exported.
+  case sessionMoment
+  /// Every job of a backup is pending.
+  case backupCopied
+  /// All its generations are pre-sealed.
+  case backupPreSealed
+  /// All its jobs have concluded.
+  case backupFinalized
+  /// All its generations are sealed; the bitmaps of their bases are there.
+  case backupSealed
 }
 
-enum Failpoint {
+/// The stages, as a session's two processes pass them. See the note above.
+package enum Failpoint {
   #if PLANTED_BUGS
     private static let aim: Aim? = Aim()
 
     private static let hold: Hold? = Hold()
 
     /// Ends the process if this is the stage, and the time, that the environment names; waits if it is held here.
-    static func pass(_ stage: Stage) {
+    package static func pass(_ stage: Stage) {
       hold?.wait(at: stage)
       guard let aim, aim.isHit(stage) else { return }
       kill(getpid(), SIGKILL)
@@ -82,7 +99,8 @@ enum Failpoint {
       kill(getpid(), SIGKILL)
     }
   #else
-    @inline(__always) static func pass(_ stage: Stage) {}
+    /// Nothing.
+    @inlinable package static func pass(_ stage: Stage) {}
 
     @inline(__always) static func passHalfway(
       _ file: any BlockFile, _ group: AlignedBuffer, byteCount: Int, at offset: UInt64

@@ -33,7 +33,8 @@ struct SessionOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "With --when-full taint: how long a write of the guest may wait for room. Default: 1000", valueName: "MS"))
+      "With --when-full taint: how long a write of the guest may wait for room. Default: 1000; of a backup: 10000",
+      valueName: "MS"))
   var stallBudget: String?
 
   @Option(help: ArgumentHelp("What to log. Default: warning", valueName: "debug|info|warning|error"))
@@ -110,6 +111,10 @@ struct BackUp: ParsableCommand {
     help: ArgumentHelp("Copy only what has changed since this generation.", valueName: "BASE"))
   var incremental: String?
 
+  @Option(
+    help: ArgumentHelp("How much a job may copy in a second, to spare the guest's disk.", valueName: "BYTES"))
+  var speed: String?
+
   @Option(help: ArgumentHelp("What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
   var name: String?
 
@@ -118,6 +123,7 @@ struct BackUp: ParsableCommand {
     arguments.journal = journal
     arguments.base = incremental
     arguments.name = name
+    arguments.speed = speed
     let configuration = try SessionConfiguration(
       .backup, arguments, currentDirectory: AbsolutePath.currentDirectory())
     try Backup(configuration).run()

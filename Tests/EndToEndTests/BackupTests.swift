@@ -1,117 +1,125 @@
 import Foundation
-import Glibc
 import Peers
 import QEMUMonitor
 import TestKit
 import Testing
 
 extension EndToEnd {
-  /// `spillway backup` of a machine whose guest writes when the test says so.
-  @Suite("backup")
+  /// Goal: each generation of a running guest's disks is what they held at its moment, however it was copied and whatever
+  /// the guest did meanwhile.
+  /// Method: a real qemu whose writes the test makes and knows; every generation is replayed and compared byte for byte.
+  @Suite("backups of a machine")
   struct BackupTests {
     let directory: TemporaryDirectory
-    private let image: String
-    private let journal: String
-    private let machine: QEMUMachine
+    let seed = EndToEnd.seed()
 
-    init() throws {
-      directory = try TemporaryDirectory()
-      image = directory.file("live.raw")
-      journal = directory.file("journal")
-      try PatternedImage(at: image, byteCount: 32 << 20, seed: 0xbac)
-      machine = try QEMUMachine([.init(image)], in: directory)
-    }
+    init() throws { directory = try TemporaryDirectory() }
 
-    private func backup(_ generation: String, on base: String? = nil) throws -> FinishedProcess {
-      try Spillway.run(
-        [
-          "backup", "--qmp", machine.monitorSocket, "--disk", "root=src0", "-j", journal, "--name",
-          generation,
-        ] + (base.map { ["--incremental", $0] } ?? []))
-    }
-
-    /// What the disk holds now, to compare with later.
-    private func keep(_ generation: String) throws {
-      try FileManager.default.copyItem(atPath: image, toPath: directory.file("\(generation).kept"))
-    }
-
-    private func expectReplay(_ generation: String) throws {
-      let output = directory.file("\(generation).raw")
-      try Spillway.replay(journal, "root@\(generation)", to: output)
-      try EndToEnd.expectIdentical(directory.file("\(generation).kept"), output)
-      try FileManager.default.removeItem(atPath: output)
-    }
-
-    private func guestWrites(_ pattern: UInt8, _ clusters: Range<UInt64>) throws {
-      for cluster in clusters { try machine.startWrite(pattern, at: cluster << 16 + 4096, 8192) }
-      try machine.startZeroing(at: clusters.upperBound << 16, 64 << 10)
-      #expect(try machine.waitForWrites() == [], "errors that the guest got")
-    }
-
-    private var bitmaps: Set<String> {
-      get throws {
-        let nodes = try machine.monitor.execute("query-named-block-nodes").array ?? []
-        let source = nodes.first { $0["node-name"] == "src0" }
-        return Set((source?["dirty-bitmaps"]?.array ?? []).compactMap { $0["name"]?.string })
+    @Test("of two raw disks: a full one and three incremental ones on one another, and nothing is left but the last bitmap")
+    func chain() throws {
+      var random = SeededGenerator(seed: seed)
+      let guest = try BackupGuest(["root", "data"], seed: seed, in: directory)
+      try guest.scribble(&random)
+      try guest.keep("g1")
+      try guest.expectNothingLeft(bitmapsOf: ["g1"])
+      for number in 2...4 {
+        // The last but one has nothing to copy.
+        if number != 3 { try guest.scribble(&random) }
+        try guest.keep("g\(number)", on: "g\(number - 1)")
+        try guest.expectNothingLeft(bitmapsOf: ["g\(number)"])
+      }
+      try guest.expectContent("g1", "g2", "g3", "g4")
+      try guest.expectClean()
+      // All clusters once, and then for each write those that it touches: what was not written is not copied.
+      let status = try Spillway.status(guest.journal)
+      let scribbled = UInt64(2 * 2 * 4 * (300 * 512 / 65536 + 2)) << 16
+      #expect(status.writtenBytes + status.zeroedBytes <= 2 * guest.byteCount + scribbled)
+      for disk in 0...1 {
+        #expect(
+          try guest.states(disk) == [
+            "g1 full sealed", "g2 incremental sealed", "g3 incremental sealed", "g4 incremental sealed",
+          ])
       }
     }
 
-    @Test("full, and twice incremental, each generation is the disk of its moment, and each seal holds")
-    func chain() throws {
-      try keep("g0")
-      try backup("g0").succeeded()
-      #expect(try bitmaps == ["spillway-g0"])
-      try guestWrites(0x61, 10..<30)
-      try keep("g1")
-      try backup("g1", on: "g0").succeeded()
-      #expect(try bitmaps == ["spillway-g1"])
-      try guestWrites(0x62, 20..<40)
-      try keep("g2")
-      try backup("g2", on: "g1").succeeded()
-      try guestWrites(0x63, 0..<60)
-
-      for generation in ["g0", "g1", "g2"] { try expectReplay(generation) }
-      try Spillway.run(["verify", "-j", journal]).succeeded()
-      #expect(try machine.monitor.execute("query-jobs") == [])
-      #expect(try machine.monitor.execute("query-block-exports") == [])
-      let status = try Spillway.status(journal)
-      // All 512 clusters once, and twice 21 of them: what was not written is not copied.
-      #expect(status.writtenBytes + status.zeroedBytes <= (512 + 2 * 21) << 16)
+    @Test("of a qcow2 disk go on when qemu was ended and started again, for the bitmap is kept in the image")
+    func qcow2() throws {
+      var random = SeededGenerator(seed: seed)
+      let guest = try BackupGuest(["root"], .qcow2, seed: seed, in: directory)
+      try guest.keep("g1")
+      try guest.scribble(&random)
+      try guest.restart()
+      try guest.scribble(&random)
+      try guest.keep("g2", on: "g1")
+      try guest.restart()
+      try guest.scribble(&random)
+      try guest.keep("g3", on: "g2")
+      try guest.expectNothingLeft(bitmapsOf: ["g3"])
+      try guest.expectContent("g1", "g2", "g3")
+      try guest.expectClean()
     }
 
-    // Which instant it meets is a matter of luck, and any must do: what was whole is whole, and no change is forgotten.
-    @Test(
-      "killed at some instant, it costs no change", arguments: [0, 40, 120, 250])
-    func killed(milliseconds: Int) throws {
-      try keep("g0")
-      try backup("g0").succeeded()
-      try guestWrites(0x61, 10..<30)
-      let doomed = try Spillway.start([
-        "backup", "--qmp", machine.monitorSocket, "--disk", "root=src0", "-j", journal, "--name", "g1",
-        "--incremental", "g0",
-      ])
-      doomed.hasEnded(within: .milliseconds(milliseconds))
-      doomed.kill()
-      try guestWrites(0x62, 20..<40)
-      // The engine may still be cleaning up behind it, and the next one says so.
-      let deadline = ContinuousClock.now + .seconds(60)
-      try keep("g2")
-      let base = try base(of: "g2", until: deadline)
-      try expectReplay("g0")
-      try expectReplay("g2")
-      #expect(["g0", "g1"].contains(base))
-      try Spillway.run(["verify", "-j", journal]).succeeded()
-      try guestWrites(0x63, 0..<60)
+    @Test("are called by their time unless told, and say nothing but what was sealed")
+    func defaultName() throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      let finished = try guest.run().succeeded()
+      let line = try #require(finished.errorLines.first)
+      #expect(finished.errorLines.count == 1 && finished.output.isEmpty)
+      let name = try #require(line.wholeMatch(of: /spillway: sealed: root@([0-9]{8}T[0-9]{6}Z) \(full\)/)).output.1
+      try guest.remember(String(name))
+      try guest.expectContent(String(name))
+      try guest.expectNothingLeft(bitmapsOf: [String(name)])
     }
 
-    /// Backs up `generation` on g1 if that was sealed, else on g0; returns which.
-    private func base(of generation: String, until deadline: ContinuousClock.Instant) throws -> String {
-      while true {
-        for base in ["g1", "g0"] where try backup(generation, on: base).status == .exited(0) { return base }
-        guard ContinuousClock.now < deadline, !machine.child.hasEnded(within: .milliseconds(100)) else {
-          throw PeerError("no backup on g1 or g0: \(try backup(generation, on: "g0").errorLines)")
+    // Clusters of 64 KiB: of these the guest writes before the middle one has been copied, and after.
+    @Test("take nothing that the guest writes during the job, and are read right while they run", arguments: [false, true])
+    func writesDuringTheJob(isIncremental: Bool) throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      try guest.keep("g1")
+      // Inside the bitmap: the first and the last two MiB.
+      for offset in [0, 6 << 20] as [UInt64] { try guest.write(0x51, at: offset, 2 << 20) }
+      try guest.remember("g2")
+      let held = try HeldStage("sessionMoment", in: directory)
+      let arguments = isIncremental ? ["--incremental", "g1"] : []
+      let backup = try guest.start(
+        ["--name", "g2", "--speed", "256K"] + arguments, environment: held.environment)
+      try held.meet(backup) {
+        // Inside, last and first; outside; at the edges of both.
+        for offset in [(8 << 20) - 65536, 0, 4 << 20, (2 << 20) - 4096, (6 << 20) - 4096] as [UInt64] {
+          try guest.write(0xe1, at: offset, 8192)
         }
       }
+      try guest.machine.monitor.waitForJobs([try guest.job().id], toBe: ["running"], within: .seconds(60)) {
+        $0[0].currentProgress < 1 << 20
+      }
+      try guest.write(0xe2, at: 65536, 8192)
+      try guest.write(0xe2, at: (5 << 20) + 512, 8192)
+      let copy = directory.file("view.raw")
+      try Program.nbdcopy.run(["--connections=1", "--requests=1", guest.view("g2"), copy])
+      try EndToEnd.expectIdentical(guest.moment("g2"), copy)
+      let job = try guest.job()
+      #expect(job.status == "running" && job.currentProgress < job.totalProgress, "it was not read in its middle: \(job)")
+      try guest.write(0xe3, at: (7 << 20) + 512, 512)
+      try guest.write(0xe3, at: (5 << 20) - 512, 512)
+      try EndToEnd.expectReads(guest.moment("g2"), guest.view("g2"))
+      try guest.hurry()
+      try backup.finish(within: .seconds(120)).succeeded()
+      try guest.expectContent("g1", "g2")
+      try guest.expectNothingLeft(bitmapsOf: isIncremental ? ["g2"] : ["g1", "g2"])
+      // And what was written during the job is in the next one.
+      try guest.keep("g3", on: "g2")
+      try guest.expectContent("g3")
+      try guest.expectClean()
     }
+  }
+
+  /// Expects that the export at `uri` reads as the file `original`, in reads of a MiB from its end to its start.
+  static func expectReads(_ original: String, _ uri: String) throws {
+    try LibNBD.run(
+      """
+      content = open(uris[1], "rb").read()
+      for offset in reversed(range(0, len(content), 1 << 20)):
+          assert h.pread(1 << 20, offset) == content[offset : offset + (1 << 20)], offset
+      """, uri, original)
   }
 }

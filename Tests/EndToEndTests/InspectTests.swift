@@ -173,7 +173,8 @@ extension EndToEnd {
       return String(decoding: about, as: UTF8.self).contains(") Z ")
     }
 
-    // The bytes of the moment have nowhere to go: the view is lost, and that must be all.
+    // The bytes of the moment have nowhere to go: the view is lost, and that must be all. That it is lost is not forgotten
+    // by an engine that starts again.
     @Test(
       "on a full disk it gives up the view and not the guest: writes go on, reads fail, and the report says so",
       .enabled(if: FullDisk.tmpfs.isPossible, "mounting a tmpfs is not allowed here"))
@@ -182,6 +183,8 @@ extension EndToEnd {
       let inspection = try inspect(launcher: FullDisk.tmpfs.launcher(mount, mebibytes: 96, left: 16))
       for mebibyte in 0..<32 as Range<UInt64> { try machine.startWrite(0x71, at: mebibyte << 20, 1 << 20) }
       #expect(try machine.waitForWrites(within: .seconds(120)) == [], "errors that the guest got")
+      let killed = try inspection.killEngine()
+      try inspection.waitForEngine(otherThan: killed)
       try inspection.goOn()
       let end = try inspection.child.finish()
       #expect(end.status == .exited(9), "\(end.errorLines)")

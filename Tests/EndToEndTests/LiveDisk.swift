@@ -93,9 +93,30 @@ struct HeldStage {
   let environment: [String: String]
 
   init(_ stage: String, in directory: TemporaryDirectory) throws {
-    path = directory.file("hold.fifo")
+    try self.init(stage, at: directory.file("hold.fifo"))
+  }
+
+  /// As the other, with the FIFO's own path.
+  init(_ stage: String, at path: String) throws {
+    self.path = path
     guard mkfifo(path, 0o600) == 0 else { throw PeerError("cannot make \(path)") }
     environment = ["SPILLWAY_HOLD": "\(stage):\(path)"]
+  }
+
+  /// As the other, unless `child`, which is to get there, ends before: that is an error.
+  func meet(_ child: ChildProcess, _ body: () throws -> Void) throws {
+    var descriptor: Int32 = -1
+    let deadline = ContinuousClock.now + .seconds(120)
+    while descriptor < 0 {
+      // Without a reader there is ENXIO.
+      descriptor = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK)
+      guard descriptor < 0 else { break }
+      guard !child.hasEnded(within: .milliseconds(5)), ContinuousClock.now < deadline else {
+        throw PeerError("\(child.command): never got to \(environment)\n\(child.errorLines.joined(separator: "\n"))")
+      }
+    }
+    defer { close(descriptor) }
+    try body()
   }
 
   /// Waits until a thread is there, calls `body`, and lets the thread go on.

@@ -39,6 +39,7 @@ extension Disk {
       record.name = sealName
       try journal.append(.seal, layer.key, body: record.encoded)
       if !journal.ledger.hooks.has(.sealNotFlushed) { try journal.flush() }
+      journal.ledger.hooks.reach(.generationSealed)
     }
   }
 
@@ -63,6 +64,7 @@ extension Disk {
       name: state.name, job: job, kind: state.kind, base: base, byteCount: byteCount, summary: try summary())
     try journal.append(.preSeal, layer.key, body: record.encoded)
     try journal.flush()
+    journal.ledger.hooks.reach(.generationPreSealed)
   }
 
   /// How much is looked up, and read, at once.

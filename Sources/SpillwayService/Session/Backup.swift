@@ -14,15 +14,22 @@ package struct Backup {
   /// only thread.
   package func run() throws(ServiceError) {
     let session = try Session(configuration)
+    for line in SessionViews(session.plan).lines { session.log.info("readable meanwhile: \(line)") }
     var problem: ServiceError?
     do throws(ServiceError) {
       try session.run { () throws(ServiceError) in
         try copy(session)
+        Failpoint.pass(.backupCopied)
+        try checkForStop(session, milliseconds: 0)
+        session.mayBeSealed = true
         try session.engine.ask(SessionCommands.Name.preSeal)
+        Failpoint.pass(.backupPreSealed)
+        // Views have everything in the journal now.
+        try session.engine.ask(SessionCommands.Name.detach, ["reason": "the backup is whole"])
         try finalize(session)
+        Failpoint.pass(.backupFinalized)
         try session.engine.ask(SessionCommands.Name.seal)
-        removeOldBitmaps(session)
-        return Set(session.plan.disks.map(\.name))
+        Failpoint.pass(.backupSealed)
       }
     } catch {
       problem = error
@@ -34,13 +41,15 @@ package struct Backup {
     }
   }
 
-  /// Returns when every job is pending: all that it had to copy is acknowledged.
+  /// Returns when every job is pending (or was finalized by somebody else): all that it had to copy is acknowledged.
   private func copy(_ session: Session) throws(ServiceError) {
     var progress = ProgressLine(session.plan.disks.map(\.name).joined(separator: ", "))
     defer { progress.clear() }
     while true {
       let jobs = try self.jobs(session)
-      if jobs.allSatisfy({ $0.status == "pending" }) { return }
+      if jobs.allSatisfy({ $0.status == "pending" || $0.isOver }) { return }
+      // What was dropped to spare the guest is missing: the rest is not worth its while.
+      try session.engine.ask(SessionCommands.Name.check)
       progress.update(
         done: jobs.reduce(0) { $0 + UInt64(max(0, $1.currentProgress)) },
         total: jobs.reduce(0) { $0 + UInt64(max(0, $1.totalProgress)) })
@@ -50,8 +59,8 @@ package struct Backup {
 
   /// Ends the jobs, which have nothing more to do.
   private func finalize(_ session: Session) throws(ServiceError) {
-    for disk in session.plan.disks {
-      try tell(session) { monitor throws(QMPError) in try monitor.finalizeJob(disk.job) }
+    for job in try jobs(session) where !job.isOver {
+      try tell(session) { monitor throws(QMPError) in try monitor.finalizeJob(job.id) }
     }
     while true {
       let jobs = try self.jobs(session)
@@ -81,25 +90,13 @@ package struct Backup {
   }
 
   /// Waits for a moment. Throws when the backup is to stop.
-  private func pause(_ session: Session) throws(ServiceError) {
-    if let signal = TerminationSignals.wait(milliseconds: 100), TerminationSignals.isEnding(signal) {
+  private func pause(_ session: Session) throws(ServiceError) { try checkForStop(session, milliseconds: 100) }
+
+  private func checkForStop(_ session: Session, milliseconds: Int) throws(ServiceError) {
+    if let signal = TerminationSignals.wait(milliseconds: milliseconds), TerminationSignals.isEnding(signal) {
       throw .failed("stopped by \(TerminationSignals.name(signal)); nothing was sealed")
     }
     if let loss = session.engine.loss { throw .failed(loss) }
-  }
-
-  /// The new generations are sealed: what was recorded since their bases is recorded since them as well.
-  private func removeOldBitmaps(_ session: Session) {
-    for disk in session.plan.disks {
-      guard let bitmap = disk.baseBitmap else { continue }
-      do throws(QMPError) {
-        _ = try session.monitor.use { monitor throws(QMPError) in
-          try monitor.removeBitmap(bitmap, from: disk.node)
-        }
-      } catch {
-        session.log.warning("the bitmap \(bitmap) of \(disk.node) stays: \(error)")
-      }
-    }
   }
 
   private func tell(

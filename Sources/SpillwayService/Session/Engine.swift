@@ -44,11 +44,12 @@ package final class SessionEngine {
     var admin: AdminServer?
     do throws(ServiceError) {
       try SessionResolution(journal, log).run(except: plan.tag)
-      let disks = try plan.disks.map { disk throws(ServiceError) in try open(disk, in: journal) }
+      let disks = try openDisks(in: journal)
       outcome = .success(try serve(disks, of: journal, link, &admin))
     } catch {
+      // The parent says it to the user, if it still waits for that.
+      outcome = admin == nil ? .success(error.status.rawValue) : .failure(error)
       link.say(EngineGreeting.failure(error))
-      outcome = .failure(error)
     }
     admin?.stopAccepting()
     do throws(JournalError) { try journal.close() } catch {
@@ -73,11 +74,29 @@ package final class SessionEngine {
     }
   }
 
+  /// The generations of all disks, or an error and none: what was begun for it is ended then.
+  private func openDisks(in journal: Journal) throws(ServiceError) -> [Disk] {
+    var disks: [Disk] = []
+    do throws(ServiceError) {
+      for disk in plan.disks { disks.append(try open(disk, in: journal)) }
+      return disks
+    } catch {
+      if plan.isSetUp { throw error }
+      for disk in disks where !disk.isClosed {
+        try reportingJournalErrors { () throws(JournalError) in
+          try disk.end("its session could not begin: \(error.message)")
+        }
+      }
+      throw error
+    }
+  }
+
   /// The generation of `disk`: the one that an earlier process of this session began, or a new one.
   private func open(_ disk: SessionDisk, in journal: Journal) throws(ServiceError) -> Disk {
     try reportingJournalErrors { () throws(JournalError) in
       let handle = try journal.disk(disk.name, byteCount: disk.byteCount, mode: .snapshot)
-      if handle.generationName == disk.generation { return handle }
+      // The tag says whose it is: the name alone may be that of a backup which was sealed long ago.
+      if handle.generationName == disk.generation, handle.tag == plan.tag { return handle }
       return try journal.begin(
         disk.name,
         GenerationRequest(
@@ -133,15 +152,17 @@ package final class SessionEngine {
       // What the parent stored last.
       let plan = try SessionRecord.plan(in: runtimeDirectory)
       let monitor = try plan.monitor.connect()
-      let kept = disks.filter { $0.isPreSealed || $0.isSealed }.map(\.name)
-      for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: Set(kept)) {
-        log.warning("\(problem)")
-      }
-      for disk in disks where !disk.isPreSealed && !disk.isClosed {
+      let teardown = SessionTeardown(plan, monitor)
+      for problem in teardown.run() { log.warning("\(problem)") }
+      // A backup of which everything was pre-sealed was whole, whatever became of its jobs.
+      let isWhole = disks.allSatisfy { $0.isPreSealed || $0.isSealed }
+      for disk in disks where !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in
-          try disk.end("the session was cut off: its parent was killed")
+          if isWhole { try disk.seal() } else { try disk.end("the session was cut off: its parent was killed") }
         }
       }
+      let sealed = Set(disks.filter(\.isSealed).map(\.name))
+      for problem in teardown.removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
       isTornDown = true
     } catch {
       log.error(

@@ -9,7 +9,7 @@ internal import Threads
 // Keeps somebody behind the ingest socket for as long as a session has jobs: the guest's writes wait for whoever is there.
 //
 // 1. The listening socket is held here. While the engine is being started again, qemu's new connection waits in its queue.
-// 2. An engine that has ended and is not back within a second is given up: it is made sure that it is dead, the taint words
+// 2. An engine that has ended and is not back in time is given up: it is made sure that it is dead, the taint words
 //    of its generations are set in the ring, and a DropServer takes its place. In this order: nothing is acknowledged and
 //    forgotten that is not told.
 // 3. From then on nothing but the DropServer serves the ingest, until `stop`.
@@ -40,8 +40,9 @@ final class EngineSupervisor: @unchecked Sendable {
 
   /// How long an engine may take that has a journal to recover, in seconds; nothing waits for it yet.
   private static let firstStartSeconds: UInt64 = 600
-  /// How long a guest's writes may wait for an engine that is started again, in seconds.
-  private static let restartSeconds: UInt64 = 1
+  /// How long a guest's writes may wait for an engine that is started again, in milliseconds: as long as for room on the
+  /// disk, but a second at least, and always less than qemu's patience (`SessionSetup.reconnectSeconds`).
+  private var restartMilliseconds: UInt64 { min(max(plan.stallBudgetMilliseconds, 1000), 20_000) }
 
   /// A supervisor that has started nothing. `onLoss` is called when the engine was given up, on a thread of ours.
   init(
@@ -134,7 +135,7 @@ final class EngineSupervisor: @unchecked Sendable {
   }
 
   private func restart() -> Bool {
-    let deadline = MonotonicClock.nanoseconds() + Self.restartSeconds * 1_000_000_000
+    let deadline = MonotonicClock.nanoseconds() + restartMilliseconds * 1_000_000
     var problem = ""
     while true {
       do throws(ServiceError) {
@@ -156,7 +157,7 @@ final class EngineSupervisor: @unchecked Sendable {
 
   private func giveUp() {
     engine.kill()
-    let reason = "the engine died and was not back within a second; what the guest overwrites is lost from here on"
+    let reason = "the engine died and was not back in time; what the guest overwrites is lost from here on"
     do throws(JournalError) {
       if !(try Journal.markTainted(lock.withLock { layers }, in: plan.journal)) {
         log.error("the journal's ring is gone; it is tainted for that when it is opened next")

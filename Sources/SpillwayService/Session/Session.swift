@@ -19,6 +19,8 @@ final class Session {
   private let record: SessionRecord
   private let socket: HeldSocket
   private let proxy: MonitorProxy
+  /// Whether generations are pre-sealed or about to be: from then on a crash of the engine may end in their seal.
+  var mayBeSealed = false
   /// What the main thread has to look at, besides signals.
   let inbox: SessionInbox
 
@@ -53,6 +55,7 @@ final class Session {
       engine = EngineSupervisor(plan, socket: socket, record: record, log: log) { inbox.post(.engineLost) }
       plan.layers = try engine.start()
       try record.write(plan)
+      Failpoint.pass(.sessionBegun)
     } catch {
       record.remove(plan)
       throw error
@@ -60,25 +63,26 @@ final class Session {
     self.plan = plan
   }
 
-  /// Takes the moment and attaches the live disks, runs `body`, and tears down. `body` returns the disks whose generations
-  /// are kept.
-  func run(_ body: () throws(ServiceError) -> Set<String>) throws(ServiceError) {
-    var kept: Set<String> = []
+  /// Takes the moment and attaches the live disks, runs `body`, and takes away what is in qemu; the bitmaps go with `end`.
+  func run(_ body: () throws(ServiceError) -> Void) throws(ServiceError) {
     var failure: ServiceError?
     do throws(ServiceError) {
       try setUp()
-      kept = try body()
+      try body()
     } catch {
       failure = error
     }
-    tearDown(kept)
-    if let failure { throw failure }
+    tearDown()
+    let loss = monitor.loss.map { ServiceError.failed("qemu is gone: \($0)") }
+    if let failure { throw loss ?? failure }
+    if let loss { log.error("\(loss.message)") }
   }
 
   private func setUp() throws(ServiceError) {
     let setup = SessionSetup(plan, monitor)
     try setup.prepare()
     try withFrozenGuest { () throws(ServiceError) in try setup.takeMoment() }
+    Failpoint.pass(.sessionMoment)
     try setup.exportSources()
     var plan = plan
     plan.isSetUp = true
@@ -115,23 +119,25 @@ final class Session {
   }
 
   /// In the order of docs/inspection.md; nothing keeps the next step from being tried.
-  private func tearDown(_ kept: Set<String>) {
+  private func tearDown() {
     do throws(ServiceError) {
       try engine.ask(SessionCommands.Name.detach, ["reason": "the session is over"])
     } catch {
       log.debug("\(error.message)")
     }
-    for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.error("\(problem)") }
-    if let loss = monitor.loss { log.error("qemu is gone: \(loss)") }
+    for problem in SessionTeardown(plan, monitor).run() { log.error("\(problem)") }
   }
 
-  /// Ends the engine and lets go of everything. After `run`.
+  /// Ends the generations that are not sealed, then the engine and everything else. After `run`.
   func end(reason: String) {
+    var sealed: Set<String>? = mayBeSealed ? nil : []
     do throws(ServiceError) {
-      try engine.ask(SessionCommands.Name.end, ["reason": .string(reason)])
+      sealed = SessionCommands.names(
+        in: try engine.ask(SessionCommands.Name.end, ["reason": .string(reason)]))
     } catch {
       log.debug("\(error.message)")
     }
+    for problem in SessionTeardown(plan, monitor).removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
     engine.stop()
     proxy.stop()
     record.remove(plan)

@@ -44,7 +44,8 @@ struct SessionCleanup {
       throw error
     }
     let kept = keptDisks()
-    for problem in SessionTeardown(plan, monitor).run(keepingBitmapsOf: kept) { log.warning("\(problem)") }
+    let teardown = SessionTeardown(plan, monitor)
+    for problem in teardown.run() + teardown.removeBitmaps(keeping: kept) { log.warning("\(problem)") }
     record.remove(plan)
     return monitor
   }
@@ -58,8 +59,8 @@ struct SessionCleanup {
   }
 
   /// The disks whose generation is there: the journal settles what was pre-sealed, ends the rest, and its ring is told that
-  /// it may have missed something.
-  private func keptDisks() -> Set<String> {
+  /// it may have missed something. Nil when the journal cannot be asked.
+  private func keptDisks() -> Set<String>? {
     do throws(ServiceError) {
       guard try JournalLocation(parsing: plan.journal, currentDirectory: "/").exists else { return [] }
       return try reportingJournalErrors { () throws(JournalError) in
@@ -82,7 +83,7 @@ struct SessionCleanup {
       }
     } catch {
       log.warning("the journal of the earlier session, \(plan.journal): \(error.message)")
-      return []
+      return nil
     }
   }
 }

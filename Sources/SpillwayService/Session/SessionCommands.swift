@@ -24,7 +24,9 @@ final class SessionCommands: Sendable {
     static let preSeal = "session-pre-seal"
     /// The jobs have ended well: seal.
     static let seal = "session-seal"
-    /// The session is over and nothing is sealed: the generations end.
+    /// Whether the generations can still be sealed; the error says why not.
+    static let check = "session-check"
+    /// The session is over: the generations end that are not sealed. The answer names the disks whose generations are.
     static let end = "session-end"
   }
 
@@ -39,14 +41,24 @@ final class SessionCommands: Sendable {
       }
     case Name.seal:
       for disk in disks { try reportingJournalErrors { () throws(JournalError) in try disk.seal() } }
+    case Name.check:
+      for disk in disks {
+        if let reason = disk.taintReason { throw .failed("the backup of \(disk.name) is broken: \(reason)") }
+      }
     case Name.end:
       let reason = try request.string("reason")
       for disk in disks where !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in try disk.end(reason) }
       }
+      return ["sealed": .array(disks.filter(\.isSealed).map { .string($0.name) })]
     default: return nil
     }
     return [:]
+  }
+
+  /// The disks that the answer to `end` names.
+  static func names(in answer: JSONValue) -> Set<String> {
+    Set((answer["sealed"]?.array ?? []).compactMap(\.string))
   }
 
   /// The numbers of the generations of `disks`, for whoever has to mark them in the ring when the engine is gone.

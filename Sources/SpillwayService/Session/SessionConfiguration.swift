@@ -23,6 +23,8 @@ package struct SessionArguments: Sendable {
   package var base: String?
   /// `--name`.
   package var name: String?
+  /// `--speed`.
+  package var speed: String?
   /// `--when-full`.
   package var whenFull: String?
   /// `--stall-budget`, in milliseconds.
@@ -51,6 +53,8 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  /// Bytes a second that each job of a backup may copy; 0 is as many as it can.
+  var bytesPerSecond: Int64
   var logLevel: Logger.Level
   var command: [String]
 
@@ -92,14 +96,17 @@ package struct SessionConfiguration: Sendable {
     generation = try arguments.name.map { text throws(ServiceError) in
       try DiskSpecification.checkedName(text, context: "--name \(text)")
     } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
-    whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? (purpose == .inspect ? .taint : .stall)
-    stallBudgetMilliseconds = 1000
+    whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
+    // A guest that waits longer for a write than this gives up its disk sooner or later. A backup fails when it is over, so
+    // that it is worth waiting for a disk that is merely slow.
+    stallBudgetMilliseconds = purpose == .inspect ? 1000 : 10_000
     if let text = arguments.stallBudget {
       guard let milliseconds = UInt64(text), milliseconds <= 86_400_000 else {
         throw .usage("--stall-budget \(text): a number of milliseconds is needed, at most a day's")
       }
       stallBudgetMilliseconds = milliseconds
     }
+    bytesPerSecond = try arguments.speed.map { text throws(ServiceError) in try Self.parseSpeed(text) } ?? 0
     logLevel = try ServeConfiguration.parseLogLevel(arguments.logLevel ?? "warning")
     command = arguments.command
   }
@@ -110,6 +117,13 @@ package struct SessionConfiguration: Sendable {
     guard let text else { return nil }
     guard let value = WhenFull(rawValue: text) else { throw .usage("\(option) \(text): say \(words)") }
     return value
+  }
+
+  private static func parseSpeed(_ text: String) throws(ServiceError) -> Int64 {
+    guard let speed = ByteCount.parse(text).flatMap({ Int64(exactly: $0) }), speed > 0 else {
+      throw .usage("--speed \(text): bytes a second are needed, such as 50M")
+    }
+    return speed
   }
 
   /// `[NAME=]NODE`. A node's own name cannot hold an equals sign.

@@ -28,6 +28,8 @@ package struct SessionPlan: Codable, Sendable {
   /// How the engine opens the journal.
   package var whenFull: String
   package var stallBudgetMilliseconds: UInt64
+  /// Bytes a second that each job may copy; 0 is as many as it can.
+  package var bytesPerSecond: Int64 = 0
   package var logLevel: String
   /// The numbers of the generations in the journal, once the engine has begun them (`SessionCommands.layers`).
   package var layers = ""

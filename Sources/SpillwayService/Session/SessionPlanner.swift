@@ -39,13 +39,15 @@ struct SessionPlanner {
     }
     let journal: String
     if let given = configuration.journal { journal = given.path } else { journal = try Self.temporaryJournal() }
-    return SessionPlan(
+    var plan = SessionPlan(
       session: session, purpose: configuration.purpose, monitor: configuration.monitor,
       journal: journal,
       isTemporary: configuration.journal == nil, runtimeDirectory: runtimeDirectory,
       foreignServer: configuration.nbdServer, disks: disks, whenFull: configuration.whenFull.rawValue,
       stallBudgetMilliseconds: configuration.stallBudgetMilliseconds,
       logLevel: configuration.logLevel.rawValue)
+    plan.bytesPerSecond = configuration.bytesPerSecond
+    return plan
   }
 
   private var kind: String {

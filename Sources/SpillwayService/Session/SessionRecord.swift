@@ -109,7 +109,8 @@ package final class SessionRecord {
     }
     unsafe rmdir(plan.sourceDirectory)
     if plan.isTemporary { removeJournal(plan.journal) }
-    unsafe unlink(plan.runtimeDirectory + "/session.json")
+    // Who was killed while writing the record has left a draft of it.
+    for name in ["session.json.next", "session.json"] { unsafe unlink(plan.runtimeDirectory + "/" + name) }
   }
 
   /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.

@@ -61,6 +61,7 @@ struct SessionSetup {
         ]
       }
       job.waitsForFinalize = true
+      job.bytesPerSecond = plan.bytesPerSecond
       return actions + [.backup(job)]
     }
   }

@@ -34,8 +34,15 @@ final class SessionSources: @unchecked Sendable {
         SourceSpecification(disk: $0.name, uri: plan.sourceURI(of: $0), job: $0.job)
       }
       sources = try DiskSources(
-        specifications, monitor: plan.monitorSocket, disks: disks, log: log.forJournal)
+        specifications, monitor: plan.monitorSocket, disks: disks, log: sourceLog)
     }
+  }
+
+  /// That the job of a backup has ended is the parent's to tell, which knows what that means.
+  private var sourceLog: JournalLog {
+    let all = log.forJournal
+    guard plan.purpose == .backup else { return all }
+    return { level, message in all(level == .warning ? .info : level, message) }
   }
 
   /// Records what lies outside the bitmap, unless that was done before a crash.

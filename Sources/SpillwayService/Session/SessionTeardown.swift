@@ -1,3 +1,4 @@
+internal import Glibc
 internal import QEMUMonitor
 
 /// What a session takes away in qemu again, by the ids of its plan and nothing else (docs/inspection.md, "Tearing down", 2 to 5).
@@ -13,22 +14,18 @@ struct SessionTeardown {
     self.monitor = monitor
   }
 
-  /// Takes everything away. The bitmaps of `kept` disks stay: they belong to generations that are there. Returns what went
-  /// wrong, a sentence each. The ingest must be served by somebody meanwhile, or the guest's writes fail.
-  func run(keepingBitmapsOf kept: Set<String>) -> [String] {
+  /// Takes everything away but the bitmaps. Returns what went wrong, a sentence each. The ingest must be served by
+  /// somebody meanwhile, or the guest's writes fail.
+  func run() -> [String] {
     var problems: [String] = []
-    func attempt(_ body: (any Monitor) throws(QMPError) -> Void) {
-      if monitor.loss != nil { return }
-      do throws(QMPError) { try monitor.use(body) } catch { problems.append("\(error)") }
+    for disk in plan.disks {
+      attempt(&problems) { monitor throws(QMPError) in try monitor.removeExport(disk.qemuExport, self.monitor.schema) }
     }
     for disk in plan.disks {
-      attempt { monitor throws(QMPError) in try monitor.removeExport(disk.qemuExport, self.monitor.schema) }
+      attempt(&problems) { monitor throws(QMPError) in _ = try monitor.endJob(disk.job) }
     }
     for disk in plan.disks {
-      attempt { monitor throws(QMPError) in _ = try monitor.endJob(disk.job) }
-    }
-    for disk in plan.disks {
-      attempt { monitor throws(QMPError) in
+      attempt(&problems) { monitor throws(QMPError) in
         // qemu flushes first: that takes as long as the journal's disk does.
         let usual = monitor.timeout
         monitor.timeout = .seconds(600)
@@ -36,16 +33,46 @@ struct SessionTeardown {
         try monitor.removeNode(disk.target)
       }
     }
-    if plan.foreignServer == nil {
-      attempt { monitor throws(QMPError) in try monitor.stopNBDServer() }
+    if plan.foreignServer == nil, ownServerListens {
+      attempt(&problems) { monitor throws(QMPError) in try monitor.stopNBDServer() }
     }
+    return problems
+  }
+
+  /// Takes away the bitmaps that nobody needs any more: those of the bases of `kept` disks, whose generations are sealed,
+  /// and those that the other disks' generations brought. Nil: it is not known which are sealed; both stay. Call it when
+  /// the journal has settled durably which are, for a crash before that must find both.
+  func removeBitmaps(keeping kept: Set<String>?) -> [String] {
+    var problems: [String] = []
     guard plan.purpose == .backup else { return problems }
     for disk in plan.disks {
-      attempt { monitor throws(QMPError) in
-        if disk.base != nil { try monitor.removeBitmap(disk.frozenBitmap, from: disk.node) }
-        if !kept.contains(disk.name) { try monitor.removeBitmap(disk.bitmap, from: disk.node) }
+      if disk.base != nil { remove(disk.frozenBitmap, of: disk, &problems) }
+      guard let kept else { continue }
+      if !kept.contains(disk.name) {
+        remove(disk.bitmap, of: disk, &problems)
+      } else if let base = disk.baseBitmap {
+        remove(base, of: disk, &problems)
       }
     }
     return problems
+  }
+
+  private func remove(_ bitmap: String, of disk: SessionDisk, _ problems: inout [String]) {
+    attempt(&problems) { monitor throws(QMPError) in try monitor.removeBitmap(bitmap, from: disk.node) }
+  }
+
+  private func attempt(_ problems: inout [String], _ body: (any Monitor) throws(QMPError) -> Void) {
+    if monitor.loss != nil { return }
+    do throws(QMPError) { try monitor.use(body) } catch {
+      // That qemu is gone is told once, by whoever runs the session.
+      if monitor.loss == nil { problems.append("\(error)") }
+    }
+  }
+
+  /// Whether qemu's server is the one that the session started. A session that was refused because another runs must leave
+  /// that alone, and qemu does not tell whose it is; but nobody else makes a socket at the session's own path.
+  private var ownServerListens: Bool {
+    // SAFETY: access reads the path during the call only.
+    unsafe access(plan.sourceSocket, F_OK) == 0
   }
 }
