@@ -1,8 +1,10 @@
 internal import Bytes
+internal import LMDB
 
 // Whether what the index says of the journal is there: every frame that it points to is read and its checksums compared,
-// every piece outside a bitmap has a base, and every seal's sums are computed again from what is stored. (Of a
-// generation that was released in part after its seal only the numbers of bytes can be compared.)
+// every piece outside a bitmap has a base, every seal's sums are computed again from what is stored, and what the index
+// counts as live is counted again. (Of a generation that was released in part after its seal only the numbers of bytes
+// can be compared.)
 //
 // Reads each generation once, in the order of its disk. Nothing stops at the first flaw: what can be read is verified.
 
@@ -70,6 +72,13 @@ package enum Verification {
       try verify(layer, of: disk, reader, &report) { progress(before + $0, total) }
       report.generations += 1
       before += disk.byteCount
+    }
+    do throws(LMDBError) {
+      if let flaw = try reader.index.livenessFlaw() {
+        report.add(VerificationFlaw(message: "the space account of the index is wrong: \(flaw)"))
+      }
+    } catch {
+      report.add(VerificationFlaw(message: "the space account of the index cannot be read: \(error)"))
     }
     return report
   }
