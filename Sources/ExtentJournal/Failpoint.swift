@@ -55,6 +55,8 @@ package enum Stage: String, Sendable {
   case taintMarked
   /// The journal was looked in, and the source is about to be read.
   case sourceWanted
+  /// A reader looks into a base.
+  case baseWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
   /// A generation is pre-sealed, durably.

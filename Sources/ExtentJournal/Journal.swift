@@ -44,7 +44,7 @@ package final class Journal: @unchecked Sendable {
   let admission: Admission
   private let poison: (JournalError) -> Void
   private let spiller: Spiller
-  private let indexer: Indexer
+  let indexer: Indexer
   private let timekeeper: Timekeeper
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
@@ -156,7 +156,7 @@ package final class Journal: @unchecked Sendable {
       poison: poison)
     indexer = Indexer(
       ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
-      poison: poison)
+      poison: poison, waitForReaders: { [epochs] in epochs.waitForEarlierReaders() })
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options

@@ -28,8 +28,12 @@ final class Layer: @unchecked Sendable {
   // Sendable: constants, and variables guarded by the commit lock; only the ledger changes them.
   let key: LayerKey
   let kind: GenerationKind
-  /// The layer that shows through outside the bitmap.
-  let base: LayerKey?
+  /// The layer that shows through outside the bitmap. Others may come in its place, when what it held is in the index.
+  var base: LayerKey?
+  /// Whether it was dropped and the index has followed: its rows may go once earlier readers have left.
+  var isSettled = false
+  /// Whether its rows are on their way out.
+  var isBuried = false
   var state: LayerState
   /// Whether the record that says so has its sequence. (A taint is marked in memory and in the ring before.)
   var hasTaintRecord = false
@@ -66,5 +70,6 @@ final class Layer: @unchecked Sendable {
     base = state.baseKey
     self.state = state
     hasTaintRecord = state.taint != nil
+    isSettled = state.isDropped
   }
 }

@@ -176,7 +176,7 @@ final class Ledger: @unchecked Sendable {
       layers[record.layer]?.state.apply(record)
       layers[record.layer]?.hasTaintRecord = true
       progress.broadcast()
-    case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed:
+    case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed, .drop, .merge:
       layers[record.layer]?.state.apply(record)
     case .data, .zero, .trim, .base, .release:
       break
@@ -317,9 +317,40 @@ final class Ledger: @unchecked Sendable {
   func finishIndexing(_ delta: IndexDelta) {
     lock.withLock {
       for (key, _) in delta.extents { layers[key]?.flushing = ExtentMap() }
+      for record in delta.records { settle(record) }
       unindexedRecords.removeFirst(delta.records.count)
       indexed = delta.end
       indexVersion += 1
+    }
+  }
+
+  /// The index has followed a drop or a merge: who takes in stands on another base now. A reader that looked before goes on
+  /// through the old one, whose rows stay until it has left. The caller holds the lock.
+  private func settle(_ record: Record) {
+    guard let body = MergeBody(record) else { return }
+    for dependent in body.dependents {
+      let key = LayerKey(disk: record.layer.disk, generation: GenerationID(number: dependent))
+      layers[key]?.state.rebase(to: body.newBase)
+      layers[key]?.base = layers[key]?.state.baseKey
+    }
+    if record.kind == .drop { layers[record.layer]?.isSettled = true }
+  }
+
+  /// The dropped generations that the index has followed, with the sizes of their disks.
+  var buriable: [(layer: LayerKey, byteCount: UInt64)] {
+    lock.withLock {
+      layers.values.filter { $0.isSettled && !$0.isBuried }.compactMap { layer in
+        disks[layer.key.disk].map { (layer.key, $0.byteCount) }
+      }
+    }
+  }
+
+  /// Nothing is left of a dropped generation: nobody goes through it any more.
+  func buried(_ key: LayerKey) {
+    lock.withLock {
+      layers[key]?.isBuried = true
+      layers[key]?.base = nil
+      layers[key]?.state.base = 0
     }
   }
 
@@ -328,6 +359,8 @@ final class Ledger: @unchecked Sendable {
     lock.withLock {
       indexed = end
       indexVersion += 1
+      // It has their rows again.
+      for layer in layers.values { layer.isBuried = false }
     }
   }
 
@@ -427,5 +460,7 @@ extension RecordKind {
   var hasExtent: Bool { rawValue <= RecordKind.release.rawValue }
 
   /// Whether what reads of its generation wait for may never come after it.
-  var settlesWaits: Bool { self == .complete || self == .taint || self == .seal || self == .end }
+  var settlesWaits: Bool {
+    self == .complete || self == .taint || self == .seal || self == .end || self == .drop
+  }
 }

@@ -43,6 +43,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case baseOfBaseRead
   /// A write sets what was released.
   case tombstoneOverwritten
+  /// The rows of a dropped generation go while a reader that looked before goes through them.
+  case buriedUnderReaders
   /// A seal is answered before it survives power loss.
   case sealNotFlushed
 }

@@ -60,6 +60,8 @@ package enum RecordKind: UInt8, Sendable {
   case preSeal = 21
   case seal = 22
   case end = 23
+  case drop = 24
+  case merge = 25
   case source = 28
   case speed = 29
 }

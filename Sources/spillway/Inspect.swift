@@ -6,7 +6,8 @@ struct SessionOptions: ParsableArguments {
   @Option(help: ArgumentHelp("The QMP socket of the virtual machine.", valueName: "PATH"))
   var qmp: String?
 
-  @Option(help: ArgumentHelp("The virtual machine as libvirt knows it; virsh speaks to it.", valueName: "DOMAIN"))
+  @Option(
+    help: ArgumentHelp("The virtual machine as libvirt knows it; virsh speaks to it.", valueName: "DOMAIN"))
   var libvirt: String?
 
   @Option(
@@ -18,7 +19,8 @@ struct SessionOptions: ParsableArguments {
   @Flag(help: "Have the guest agent freeze the guest's filesystems for the moment.")
   var freeze = false
 
-  @Option(help: ArgumentHelp("With --freeze: the guest agent's socket, if it cannot be found.", valueName: "PATH"))
+  @Option(
+    help: ArgumentHelp("With --freeze: the guest agent's socket, if it cannot be found.", valueName: "PATH"))
   var agent: String?
 
   @Option(
@@ -28,7 +30,8 @@ struct SessionOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "What happens to the guest's writes when the disk of the journal is full.", valueName: "stall|enospc|taint"))
+      "What happens to the guest's writes when the disk of the journal is full.",
+      valueName: "stall|enospc|taint"))
   var whenFull: String?
 
   @Option(
@@ -61,7 +64,8 @@ struct Inspect: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "inspect",
     abstract: "Look at a moment of a running guest's disks.",
-    usage: "spillway inspect (--qmp PATH | --libvirt DOMAIN) --disk [NAME=]NODE ... [OPTIONS] [-- COMMAND...]",
+    usage:
+      "spillway inspect (--qmp PATH | --libvirt DOMAIN) --disk [NAME=]NODE ... [OPTIONS] [-- COMMAND...]",
     discussion: """
       COMMAND sees the disks as they were at one instant, while the guest goes on: in its arguments {} stands for the disks \
       as libguestfs takes them, $view_uri is the first one's NBD URI and $view_uris are all. Without COMMAND the URIs are \
@@ -77,12 +81,16 @@ struct Inspect: ParsableCommand {
     help: ArgumentHelp("The journal directory. Default: a temporary one", valueName: "DIR"))
   var journal: String?
 
+  @Flag(help: "Release what a view has shown once.")
+  var readOnce = false
+
   @Argument(parsing: .postTerminator, help: "What to run while the moment lasts.")
   var command: [String] = []
 
   func run() throws {
     var arguments = session.arguments
     arguments.journal = journal
+    arguments.readOnce = readOnce
     arguments.command = command
     let configuration = try SessionConfiguration(
       .inspect, arguments, currentDirectory: AbsolutePath.currentDirectory())
@@ -115,7 +123,15 @@ struct BackUp: ParsableCommand {
     help: ArgumentHelp("How much a job may copy in a second, to spare the guest's disk.", valueName: "BYTES"))
   var speed: String?
 
-  @Option(help: ArgumentHelp("What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
+  @Option(
+    help: ArgumentHelp(
+      "Keep the newest N sealed generations of each disk of the journal and drop older ones.", valueName: "N")
+  )
+  var keep: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
   var name: String?
 
   func run() throws {
@@ -123,6 +139,7 @@ struct BackUp: ParsableCommand {
     arguments.journal = journal
     arguments.base = incremental
     arguments.name = name
+    arguments.keep = keep
     arguments.speed = speed
     let configuration = try SessionConfiguration(
       .backup, arguments, currentDirectory: AbsolutePath.currentDirectory())

@@ -85,6 +85,11 @@ struct Serve: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "Keep the newest N sealed generations of each disk and drop older ones.", valueName: "N"))
+  var keep: String?
+
+  @Option(
+    help: ArgumentHelp(
       "What is wanted of a disk, such as 0-1G,5G-6G or part:1,2; the rest is released.",
       valueName: "NAME=RANGES"))
   var keepOnly: [String] = []
@@ -121,6 +126,7 @@ struct Serve: ParsableCommand {
     arguments.stallBudget = stallBudget
     arguments.allowRelease = allowRelease
     arguments.readOnce = readOnce
+    arguments.keep = keep
     arguments.keepOnly = keepOnly
     arguments.pidFile = pidFile
     arguments.logLevel = logLevel

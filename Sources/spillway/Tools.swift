@@ -52,20 +52,22 @@ struct Control: ParsableCommand {
     commandName: "ctl",
     abstract: "Tell the daemon that serves a journal what to do.",
     usage:
-      "spillway ctl -j DIR complete NAME | begin NAME GENERATION | seal NAME GENERATION | release NAME OFFSET LENGTH | flush | shutdown",
+      "spillway ctl -j DIR complete NAME | begin NAME GENERATION | seal NAME GENERATION | release NAME OFFSET LENGTH | drop NAME@GENERATION | flush | shutdown",
     discussion: """
       complete NAME           no more data comes for the disk; waiting reads are settled
       begin NAME GENERATION   open a new generation of a snapshot disk; the one before must be sealed
       seal NAME GENERATION    close the open generation, whole and for good; it is named so if it has no name
       release NAME[@GENERATION] OFFSET LENGTH
                               give up a range, in bytes: it cannot be read any more, and its space is freed
+      drop NAME@GENERATION    forget a generation; what others show of it they keep
       flush                   return when everything acknowledged so far survives power loss
       shutdown                stop the daemon, return when the journal is closed
       """)
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("complete, begin, seal, release, flush or shutdown.", valueName: "ACTION"))
+  @Argument(
+    help: ArgumentHelp("complete, begin, seal, release, drop, flush or shutdown.", valueName: "ACTION"))
   var action: String
 
   @Argument(help: "What the action takes.")
@@ -75,16 +77,20 @@ struct Control: ParsableCommand {
   private static let needs: [String: (count: Int, words: String)] = [
     "complete": (1, "the name of a disk"), "begin": (2, "the name of a disk and of a generation"),
     "seal": (2, "the name of a disk and of a generation"),
-    "release": (3, "the name of a disk, an offset and a length"), "flush": (0, ""), "shutdown": (0, ""),
+    "release": (3, "the name of a disk, an offset and a length"), "drop": (1, "NAME@GENERATION"),
+    "flush": (0, ""), "shutdown": (0, ""),
   ]
 
   func run() throws {
     guard let needs = Self.needs[action] else {
       throw ServiceError.usage(
-        "ctl \(action): the actions are complete NAME, begin NAME GENERATION, seal NAME GENERATION, release NAME OFFSET LENGTH, flush and shutdown"
+        "ctl \(action): the actions are complete NAME, begin NAME GENERATION, seal NAME GENERATION, release NAME OFFSET LENGTH, drop NAME@GENERATION, flush and shutdown"
       )
     }
     guard words.count >= needs.count else { throw ServiceError.usage("ctl \(action) needs \(needs.words)") }
+    if action == "drop", !words[0].contains("@") {
+      throw ServiceError.usage("ctl drop \(words[0]): say which generation, as NAME@GENERATION")
+    }
     guard words.count == needs.count else {
       throw ServiceError.usage("ctl \(action) takes no further argument, and \(words[needs.count]) is one")
     }
@@ -95,6 +101,7 @@ struct Control: ParsableCommand {
     switch action {
     case "complete": return ["disk": words[0]]
     case "begin", "seal": return ["disk": words[0], "generation": words[1]]
+    case "drop": return target(words[0])
     case "release":
       var arguments = target(words[0])
       arguments["offset"] = words[1]

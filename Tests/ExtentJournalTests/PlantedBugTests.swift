@@ -16,8 +16,8 @@ import Threads
   ]
   /// GenerationBugTests and GenerationCrashTests.
   private static let bugsOfGenerations: [PlantedBug] = [.baseOverArrived, .baseOfBaseRead, .sealNotFlushed]
-  /// ReleaseTests.
-  private static let bugsOfReleases: [PlantedBug] = [.tombstoneOverwritten]
+  /// ReleaseTests and DropTests.
+  private static let bugsOfReleases: [PlantedBug] = [.tombstoneOverwritten, .buriedUnderReaders]
   private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
 
   @Test("every bug that can be planted is")
@@ -159,7 +159,7 @@ import Threads
 }
 
 /// A value that several threads may look at.
-private final class Box<Value: Sendable>: @unchecked Sendable {
+final class Box<Value: Sendable>: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
   private var stored: Value

@@ -39,6 +39,7 @@ extension Disk {
       record.name = sealName
       try journal.append(.seal, layer.key, body: record.encoded)
       if !journal.ledger.hooks.has(.sealNotFlushed) { try journal.flush() }
+      try journal.retainInTurn(self)
       journal.ledger.hooks.reach(.generationSealed)
     }
   }

@@ -7,7 +7,8 @@ extension Layer {
   func refusal(of kind: RecordKind, _ body: [UInt8]) -> JournalError? {
     switch kind {
     // What is sealed may be released all the same: nobody needs it any more.
-    case .disk, .begin, .complete, .taint, .source, .speed, .release: return nil
+    case .release: return state.isDropped ? JournalError(.notPermitted, "the generation was dropped") : nil
+    case .disk, .begin, .complete, .taint, .source, .speed, .drop, .merge: return nil
     case .data, .zero, .trim, .base, .bitmapWhole, .preSeal, .seal, .end: break
     }
     if state.seal != nil {

@@ -31,6 +31,12 @@ package struct SealSummary: Sendable, Equatable {
       && dataBytes + zeroBytes == other.dataBytes + other.zeroBytes
   }
 
+  /// Whether `other` may be the same after what fell to the base was taken in: zeroes do not say then whose they were, and
+  /// neither do releases, so that the hash of the content is what is left to compare.
+  package func agreesAfterMerge(with other: SealSummary) -> Bool {
+    other.releasedBytes > releasedBytes || hash == other.hash
+  }
+
   /// Whether `other` may be what releases have left of this: then nobody can compute the hashes again.
   package func mayHaveShrunk(to other: SealSummary) -> Bool {
     other.releasedBytes > releasedBytes && other.baseBytes <= baseBytes

@@ -16,15 +16,25 @@ extension IndexTables {
   /// Adds `delta` and moves the applied position to its end. Durable when it returns.
   package func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
     var changes = IndexChanges()
-    for record in delta.records { changes.add(record) }
+    let merges = delta.records.filter { MergeBody($0) != nil }
+    for record in delta.records where MergeBody(record) == nil { changes.add(record) }
     for (layer, map) in delta.extents {
       try map.forEach { (range, placement) throws(LMDBError) in
         if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
         changes.add(layer, range, placement)
       }
     }
+    for record in merges {
+      // It reads what is committed.
+      while !changes.list.isEmpty { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+      guard let body = MergeBody(record) else { continue }
+      try forEachTakenIn(body, of: record.layer.disk) { (layer, range, placement) throws(LMDBError) in
+        if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+        changes.add(layer, range, placement)
+      }
+    }
     let applied = Self.encoded(delta.end, journal)
-    while try !write(&changes, sequence: delta.end.sequence, applied: applied) {}
+    while try !write(&changes, sequence: delta.end.sequence, applied: applied, settling: merges) {}
   }
 
   private static func encoded(_ end: AppliedPosition, _ journal: JournalUUID) -> [UInt8] {
@@ -37,9 +47,9 @@ extension IndexTables {
   }
 
   /// Makes as many of the changes as one transaction takes; what is left stays, so that the next one is full as well.
-  /// True when all were made and the applied position is set.
+  /// True when all were made and the applied position is set; `merges` are settled with it.
   private func write(
-    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?
+    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?, settling merges: [Record] = []
   ) throws(LMDBError) -> Bool {
     let list = changes.list
     var next = 0
@@ -57,6 +67,7 @@ extension IndexTables {
       }
       try apply(liveness, transaction)
       guard next == list.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
+      for record in merges { try settle(record, transaction) }
       try transaction.delete(meta, Self.aheadKey)
       try transaction.put(meta, Self.appliedKey, applied)
       isDone = true
@@ -180,7 +191,7 @@ extension IndexTables {
 
   /// Lays `row` over the range rows, and notes which regions' rows are stale from now on. Returns the regions that
   /// this transaction has no room for.
-  private func lay(
+  func lay(
     _ layer: LayerKey, _ row: RangeRow, _ transaction: borrowing LMDBWriteTransaction,
     _ budget: inout PageBudget
   ) throws(LMDBError) -> Range<UInt64>? {

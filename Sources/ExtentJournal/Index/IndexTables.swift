@@ -222,7 +222,7 @@ package final class IndexTables: @unchecked Sendable {
     }
   }
 
-  private func portionOf(
+  func portionOf(
     _ layer: LayerKey, _ range: SectorRange
   ) throws(LMDBError) -> ([(SectorRange, Placement)], UInt64) {
     var portion: [(SectorRange, Placement)] = []

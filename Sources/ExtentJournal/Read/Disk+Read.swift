@@ -118,6 +118,10 @@ extension Disk {
 
   /// Leaves the epoch when it throws.
   func refuseTainted(_ found: Plan) throws(JournalError) {
+    if found.isDropped {
+      journal.epochs.leave(found.epoch)
+      throw JournalError(.failed, "this generation of \(name) was dropped")
+    }
     guard let taint = found.taint else { return }
     journal.epochs.leave(found.epoch)
     throw JournalError(.failed, "\(name) is tainted: \(taint)")
@@ -227,6 +231,10 @@ extension Disk {
     var absent: [SectorRange] { pieces.filter { $0.source == .absent }.map(\.range) }
     /// Why what is absent never comes; nil while it may.
     var closure: String?
+    /// What what falls to the base falls to: the layer as it was when the first piece was looked up.
+    var base: Layer?
+    /// Whether the layer is of no interest to anybody any more.
+    var isDropped = false
   }
 
   /// Where everything in `range` is; with `throughBase`, of what falls to the base where the base has it.
@@ -255,7 +263,7 @@ extension Disk {
     }
     guard throughBase else { return plan }
     do throws(JournalError) {
-      if let pieces = try resolved(plan.pieces, of: layer) {
+      if let pieces = try resolved(plan, of: layer) {
         plan.pieces = pieces
         return plan
       }
@@ -296,6 +304,8 @@ extension Disk {
       plan.isComplete = layer.isComplete
       plan.taint = layer.taint
       plan.closure = layer.state.closure
+      plan.base = layer.base.flatMap { ledger.layers[$0] }
+      plan.isDropped = layer.state.isDropped
       plan.attachment = layer.takesSource ? layer.source : nil
       plan.sourceVersion = plan.attachment?.version ?? 0
     }

@@ -58,7 +58,7 @@ package enum Verification {
     if let loss = try reader.index.loss() {
       report.add(VerificationFlaw(message: "the journal has lost something nobody can name: \(loss)"))
     }
-    let layers = reader.catalog.layers.sorted { $0.key < $1.key }
+    let layers = reader.catalog.layers.filter { !$0.isDropped }.sorted { $0.key < $1.key }
     let total = layers.reduce(0) { $0 + (reader.catalog.disks[$1.key.disk]?.byteCount ?? 0) }
     var before: UInt64 = 0
     for layer in layers {
@@ -117,8 +117,10 @@ package enum Verification {
         }
       case .frame(let address, let skip):
         do throws(JournalError) {
-          try reader.frames.withSectors(piece.range, of: layer.key, in: address, from: skip) {
-            (bytes) throws(JournalError) in digest.addData(piece.range, bytes)
+          try reader.frames.withOwnedSectors(piece.range, of: layer.key, in: address, from: skip) {
+            (bytes, owner) throws(JournalError) in
+            // What it took in from its base was the base's when it was sealed.
+            if owner == layer.key { digest.addData(piece.range, bytes) } else { digest.addBase(piece.range) }
           }
           report.dataBytes += piece.range.byteCount
         } catch {
@@ -132,9 +134,11 @@ package enum Verification {
     // What could not be read is said already.
     guard isWhole else { return }
     let found = digest.finish()
-    if record.byteCount != disk.byteCount
-      || !(record.summary.agrees(with: found) || record.summary.mayHaveShrunk(to: found))
-    {
+    let isRight =
+      layer.hasMerged
+      ? record.summary.agreesAfterMerge(with: found)
+      : record.summary.agrees(with: found) || record.summary.mayHaveShrunk(to: found)
+    if record.byteCount != disk.byteCount || !isRight {
       flaw(nil, "what is stored is not what was sealed: the sums differ")
     }
   }

@@ -20,7 +20,7 @@ final class JournalCommands: @unchecked Sendable {
   private static let known: [String: [String]] = [
     "status": [], "complete": ["disk"], "begin": ["disk", "generation", "kind", "base", "tag"],
     "seal": ["disk", "generation"], "end": ["disk", "generation", "reason"], "flush": [], "checkpoint": [],
-    "release": ["disk", "generation", "offset", "length"],
+    "release": ["disk", "generation", "offset", "length"], "drop": ["disk", "generation"],
     "shutdown": [],
   ]
 
@@ -81,6 +81,9 @@ final class JournalCommands: @unchecked Sendable {
       try reportingJournalErrors { () throws(JournalError) in
         try journal.generation(of: name, named: generation).end(reason)
       }
+    case "drop":
+      let (name, generation) = (try request.string("disk"), try request.string("generation"))
+      try reportingJournalErrors { () throws(JournalError) in try journal.drop(generation, of: name) }
     case "release":
       try release(request)
     case "flush":

@@ -36,6 +36,8 @@ package struct ServeArguments: Sendable {
   package var allowRelease = false
   /// `--read-once`.
   package var readOnce = false
+  /// `--keep`.
+  package var keep: String?
   /// `--keep-only`, in order.
   package var keepOnly: [String] = []
   /// `--pid-file`.

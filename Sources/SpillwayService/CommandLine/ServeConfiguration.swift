@@ -185,10 +185,20 @@ package struct ServeConfiguration: Sendable {
       }
       options.stallBudgetNanoseconds = milliseconds * 1_000_000
     }
+    options.keptGenerations = try parseKept(arguments.keep)
     if let text = arguments.readTimeout {
       options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
     }
     return options
+  }
+
+  /// How many sealed generations are kept; nil: all.
+  static func parseKept(_ text: String?) throws(ServiceError) -> Int? {
+    guard let text else { return nil }
+    guard let count = Int(text), (1...1_000_000).contains(count) else {
+      throw .usage("--keep \(text): a number of generations from 1 upwards is needed")
+    }
+    return count
   }
 
   /// Seconds with an optional fraction (`30`, `0.5`), in nanoseconds; at most a year and a bit.

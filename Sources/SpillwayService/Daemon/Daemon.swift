@@ -43,6 +43,7 @@ package final class Daemon {
     do throws(ServiceError) {
       let disks = try openDisks(of: journal)
       try interests.check(disks)
+      try reportingJournalErrors { () throws(JournalError) in try journal.applyRetention() }
       for disk in disks { try interests.apply(to: disk) }
       let server = try AdminServer(path: configuration.adminPath, log: log) {
         request throws(ServiceError) in try commands.run(request)

@@ -67,6 +67,7 @@ package final class SessionEngine {
     options.adminAddress = "unix:" + plan.adminSocket
     options.whenFull = WhenFull(rawValue: plan.whenFull) ?? .taint
     options.stallBudgetNanoseconds = plan.stallBudgetMilliseconds * 1_000_000
+    options.keptGenerations = plan.keptGenerations
     // A guest waits for its writes: what the ring lost is told by the taint, and does not keep them waiting.
     options.acceptLoss = true
     return try reportingJournalErrors { () throws(JournalError) in
@@ -109,7 +110,8 @@ package final class SessionEngine {
     _ disks: [Disk], of journal: Journal, _ link: ParentLink, _ admin: inout AdminServer?
   ) throws(ServiceError) -> Int32 {
     let sources = SessionSources(plan, disks, log)
-    let server = JournalServer(journal, maximumConnections: 4096, rules: ViewRules(), log: log)
+    let server = JournalServer(
+      journal, maximumConnections: 4096, rules: ViewRules(isReadOnce: plan.isReadOnce), log: log)
     defer {
       journal.stopWaiting()
       sources.end("the session is over")
@@ -158,7 +160,11 @@ package final class SessionEngine {
       let isWhole = disks.allSatisfy { $0.isPreSealed || $0.isSealed }
       for disk in disks where !disk.isClosed {
         try reportingJournalErrors { () throws(JournalError) in
-          if isWhole { try disk.seal() } else { try disk.end("the session was cut off: its parent was killed") }
+          if isWhole {
+            try disk.seal()
+          } else {
+            try disk.end("the session was cut off: its parent was killed")
+          }
         }
       }
       let sealed = Set(disks.filter(\.isSealed).map(\.name))

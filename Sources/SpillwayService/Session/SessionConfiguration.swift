@@ -27,6 +27,10 @@ package struct SessionArguments: Sendable {
   package var speed: String?
   /// `--when-full`.
   package var whenFull: String?
+  /// `--keep`.
+  package var keep: String?
+  /// `--read-once`.
+  package var readOnce = false
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
   /// `--log-level`.
@@ -53,6 +57,8 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  var keptGenerations: Int?
+  var isReadOnce: Bool
   /// Bytes a second that each job of a backup may copy; 0 is as many as it can.
   var bytesPerSecond: Int64
   var logLevel: Logger.Level
@@ -65,7 +71,8 @@ package struct SessionConfiguration: Sendable {
     self.purpose = purpose
     switch (arguments.qmp, arguments.libvirt) {
     case (let path?, nil): monitor = .qmp(path: AbsolutePath.of(path, in: currentDirectory))
-    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"): monitor = .libvirt(domain: domain)
+    case (nil, let domain?) where !domain.isEmpty && !domain.hasPrefix("-"):
+      monitor = .libvirt(domain: domain)
     case (nil, _?): throw .usage("--libvirt needs the name of a domain")
     default: throw .usage("say which virtual machine: either --qmp PATH or --libvirt DOMAIN")
     }
@@ -74,7 +81,9 @@ package struct SessionConfiguration: Sendable {
     for text in arguments.disks {
       let disk = try Self.parseDisk(text)
       if let twice = disks.first(where: { $0.name == disk.name || $0.node == disk.node }) {
-        throw .usage("--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice")
+        throw .usage(
+          "--disk \(text): \(twice.name == disk.name ? "the name \(disk.name)" : "the node \(disk.node)") is given twice"
+        )
       }
       disks.append(disk)
     }
@@ -93,9 +102,12 @@ package struct SessionConfiguration: Sendable {
       try DiskSpecification.checkedName(text, context: "--incremental \(text)")
     }
     let moment = Self.moment()
-    generation = try arguments.name.map { text throws(ServiceError) in
-      try DiskSpecification.checkedName(text, context: "--name \(text)")
-    } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    generation =
+      try arguments.name.map { text throws(ServiceError) in
+        try DiskSpecification.checkedName(text, context: "--name \(text)")
+      } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    keptGenerations = try ServeConfiguration.parseKept(arguments.keep)
+    isReadOnce = arguments.readOnce
     whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
     // A guest that waits longer for a write than this gives up its disk sooner or later. A backup fails when it is over, so
     // that it is worth waiting for a disk that is merely slow.

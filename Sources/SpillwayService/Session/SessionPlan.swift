@@ -28,6 +28,10 @@ package struct SessionPlan: Codable, Sendable {
   /// How the engine opens the journal.
   package var whenFull: String
   package var stallBudgetMilliseconds: UInt64
+  /// How many sealed generations of each disk are kept; nil: all.
+  package var keptGenerations: Int?
+  /// Whether what a view has shown is released.
+  package var isReadOnce = false
   /// Bytes a second that each job may copy; 0 is as many as it can.
   package var bytesPerSecond: Int64 = 0
   package var logLevel: String
@@ -94,9 +98,10 @@ package struct SessionDisk: Codable, Sendable {
   package var export: String
 
   /// The disk number `index` of session `session`, in the ids of qemu.
-  package init(name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
-    session: String, index: Int)
-  {
+  package init(
+    name: String, node: String, byteCount: UInt64, generation: String, kind: String, base: String?,
+    session: String, index: Int
+  ) {
     self.name = name
     self.node = node
     self.byteCount = byteCount

@@ -38,7 +38,11 @@ struct SessionPlanner {
       disks.append(disk)
     }
     let journal: String
-    if let given = configuration.journal { journal = given.path } else { journal = try Self.temporaryJournal() }
+    if let given = configuration.journal {
+      journal = given.path
+    } else {
+      journal = try Self.temporaryJournal()
+    }
     var plan = SessionPlan(
       session: session, purpose: configuration.purpose, monitor: configuration.monitor,
       journal: journal,
@@ -46,6 +50,8 @@ struct SessionPlanner {
       foreignServer: configuration.nbdServer, disks: disks, whenFull: configuration.whenFull.rawValue,
       stallBudgetMilliseconds: configuration.stallBudgetMilliseconds,
       logLevel: configuration.logLevel.rawValue)
+    plan.keptGenerations = configuration.keptGenerations
+    plan.isReadOnce = configuration.isReadOnce
     plan.bytesPerSecond = configuration.bytesPerSecond
     return plan
   }
@@ -93,7 +99,8 @@ struct SessionPlanner {
     }
     guard !node.bitmaps.contains(where: { $0.name == disk.bitmap }) else {
       throw .failed(
-        "\(node.name) has a bitmap \(disk.bitmap) already; choose another --name, or remove it (block-dirty-bitmap-remove)")
+        "\(node.name) has a bitmap \(disk.bitmap) already; choose another --name, or remove it (block-dirty-bitmap-remove)"
+      )
     }
   }
 
