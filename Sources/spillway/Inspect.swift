@@ -36,9 +36,14 @@ struct SessionOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "With --when-full taint: how long a write of the guest may wait for room. Default: 1000; of a backup: 10000",
+      "How long a write of the guest may wait for room (with --when-full taint), or for an engine that died. Default: 1000; of a backup: 10000",
       valueName: "MS"))
   var stallBudget: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "How long to wait for the monitor, which another client may hold. Default: 30", valueName: "SECONDS"))
+  var monitorTimeout: String?
 
   @Option(help: ArgumentHelp("What to log. Default: warning", valueName: "debug|info|warning|error"))
   var logLevel: String?
@@ -54,6 +59,7 @@ struct SessionOptions: ParsableArguments {
     arguments.nbdServer = nbdServer
     arguments.whenFull = whenFull
     arguments.stallBudget = stallBudget
+    arguments.monitorTimeout = monitorTimeout
     arguments.logLevel = logLevel
     return arguments
   }

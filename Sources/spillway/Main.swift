@@ -49,7 +49,10 @@ struct Spillway: ParsableCommand {
       Exit status: 0 done, 1 the work failed, 2 usage, 3 journal damaged or its spool lost, 4 journal in use.
       """,
     version: Version.text,
-    subcommands: [Serve.self, Inspect.self, BackUp.self, Engine.self, ReplayDisk.self, Status.self, Verify.self, Control.self])
+    subcommands: [
+      Serve.self, Inspect.self, BackUp.self, Engine.self, ReplayDisk.self, Status.self, Verify.self,
+      Control.self,
+    ])
 
   func run() throws {
     throw ServiceError.usage("a command is needed: serve, replay, status, verify or ctl; see spillway --help")

@@ -50,7 +50,8 @@ extension EndToEnd {
           let stage = try self.stage(name, step.stage)
           try guest.scribble(&random)
           try guest.remember(name)
-          let backup = try guest.start(["--name", name, "--incremental", base], environment: stage.environment)
+          let backup = try guest.start(
+            ["--name", name, "--incremental", base], environment: stage.environment)
           try stage.meet(backup) {
             // What is written now is no part of it, unless the moment is still to come, and of the next one.
             try guest.scribble(&random, count: 1)
@@ -108,6 +109,37 @@ extension EndToEnd {
       let finished = try guest.run("--name", name, "--incremental", base)
       try finished.succeeded()
       #expect(try guest.machine.waitForWrites() == [])
+    }
+
+    // As after a power loss of the host: qemu is gone, and so is what lay in /run.
+    @Test(
+      "and whose record is lost, too, is settled by whoever opens the journal next", arguments: [false, true])
+    func recordIsLost(isServed: Bool) throws {
+      let guest = try BackupGuest(["root", "data"], seed: seed, in: directory)
+      for (number, stage) in ["sessionMoment", "backupPreSealed"].enumerated() {
+        let held = try self.stage(stage, stage)
+        try guest.remember(stage)
+        let backup = try guest.start(["--name", stage], environment: held.environment)
+        try held.meet(backup) {
+          let engine = try Self.engine(of: backup)
+          backup.kill()
+          kill(engine, SIGKILL)
+        }
+        try guest.waitForEnd()
+        try guest.restart(killing: true)
+        try guest.forgetSessions()
+        if isServed {
+          try SpillwayDaemon(journal: guest.journal, disks: ["root=8M,mode=snapshot"], in: directory)
+            .shutDown()
+        } else {
+          try guest.keep("next\(number)")
+          try guest.expectContent("next\(number)")
+        }
+        let state = stage == "backupPreSealed" ? "sealed" : "ended"
+        for disk in 0...1 { #expect(try guest.states(disk).contains("\(stage) full \(state)")) }
+      }
+      try guest.expectContent("backupPreSealed")
+      try guest.expectClean()
     }
 
     /// The process id of the engine of a backup that runs.

@@ -79,11 +79,39 @@ extension EndToEnd {
       try guest.write(0xe3, at: 2 << 20, 4096)
       try guest.hurry()
       let finished = try backup.finish(within: .seconds(60)).succeeded()
-      #expect(finished.errorLines.last == "spillway: sealed: root@failed (incremental)", "\(finished.errorLines)")
+      #expect(
+        finished.errorLines.last == "spillway: sealed: root@failed (incremental)", "\(finished.errorLines)")
       try guest.keep("g2", on: "failed")
       try guest.expectContent("g1", "failed", "g2")
       try guest.expectClean()
       try guest.expectNothingLeft(bitmapsOf: ["g2"])
+    }
+
+    // Then qemu has done with the bitmap whatever it does at the end of a job that went well.
+    @Test(
+      "or whose jobs somebody else finalizes is sealed, or was stopped and loses nothing",
+      arguments: [false, true])
+    func finalizedByOthers(isStopped: Bool) throws {
+      let guest = try BackupGuest(seed: seed, in: directory)
+      try guest.keep("g1")
+      try guest.write(0x51, at: 1 << 20, 1 << 20)
+      try guest.remember("g2")
+      let held = try HeldStage("backupCopied", in: directory)
+      let backup = try guest.start(["--name", "g2", "--incremental", "g1"], environment: held.environment)
+      try held.meet(backup) {
+        let job = try guest.job()
+        try guest.machine.monitor.finalizeJob(job.id)
+        try guest.machine.monitor.waitForJob(job.id, within: .seconds(60))
+        if isStopped { backup.terminate() }
+      }
+      let finished = try backup.finish(within: .seconds(60))
+      if isStopped { finished.expectFailure(1, "stopped by SIGTERM") } else { try finished.succeeded() }
+      let base = isStopped ? "g1" : "g2"
+      try guest.expectNothingLeft(bitmapsOf: [base])
+      try guest.write(0x52, at: 3 << 20, 4096)
+      try guest.keep("g3", on: base)
+      try guest.expectContent("g1", "g3")
+      if !isStopped { try guest.expectContent("g2") }
     }
 
     @Test("because of ^C", arguments: [SIGINT, SIGTERM])
@@ -95,7 +123,8 @@ extension EndToEnd {
       try expectRecovery(guest)
     }
 
-    @Test("because qemu dies: then its bitmaps are gone, or not to be trusted, and the next one has to be full",
+    @Test(
+      "because qemu dies: then its bitmaps are gone, or not to be trusted, and the next one has to be full",
       arguments: [QEMUMachine.Disk.Format.raw, .qcow2])
     func qemuKilled(format: QEMUMachine.Disk.Format) throws {
       let guest = try BackupGuest(["root"], format, seed: seed, in: directory)
@@ -107,7 +136,10 @@ extension EndToEnd {
       try guest.run("--incremental", "g1", "--name", "g2").expectFailure(1, "make a full backup")
       // qemu had not written everything back when it was killed: what the disk holds now is what counts.
       try Program.qemuImg.run(
-        ["convert", "-U", "-f", format.rawValue, "-O", "raw", directory.file("root.\(format.rawValue)"), guest.model()])
+        [
+          "convert", "-U", "-f", format.rawValue, "-O", "raw", directory.file("root.\(format.rawValue)"),
+          guest.model(),
+        ])
       try guest.keep("g2")
       try guest.write(0x53, at: 6 << 20, 4096)
       try guest.keep("g3", on: "g2")
@@ -134,7 +166,9 @@ extension EndToEnd {
       }
       let finished = try backup.finish(within: .seconds(60))
       #expect(finished.status == .exited(1))
-      #expect(finished.errorLines.last?.contains("the disk of the journal is full") == true, "\(finished.errorLines)")
+      #expect(
+        finished.errorLines.last?.contains("the disk of the journal is full") == true,
+        "\(finished.errorLines)")
       try guest.expectNothingLeft(bitmapsOf: ["g1"])
       try filesystem.empty()
       #expect(try guest.states() == ["g1 full sealed", "failed full ended tainted"])

@@ -127,7 +127,8 @@ final class BackupGuest {
     let finished = try start(arguments).finish(within: .seconds(120)).succeeded()
     let kind = base == nil ? "full" : "incremental"
     #expect(
-      finished.errorLines == names.map { "spillway: sealed: \($0)@\(name) (\(kind))" } && finished.output.isEmpty,
+      finished.errorLines == names.map { "spillway: sealed: \($0)@\(name) (\(kind))" }
+        && finished.output.isEmpty,
       sourceLocation: location)
   }
 
@@ -142,6 +143,9 @@ final class BackupGuest {
   func view(_ name: String, _ index: Int = 0) throws -> String {
     "nbd+unix:///\(names[index])@\(name)?socket=\(try runtime())/view.sock"
   }
+
+  /// Removes what the program remembers of sessions.
+  func forgetSessions() throws { try FileManager.default.removeItem(atPath: place) }
 
   /// Waits until no process of a session is left.
   func waitForEnd() throws {

@@ -55,7 +55,8 @@ extension EndToEnd {
 
     @Test("of one disk too many, begins none of the others")
     func oneOfTwo() throws {
-      let other = try BackupGuest(["root", "data"], byteCount: 2 << 20, seed: 1, in: try TemporaryDirectory())
+      let other = try BackupGuest(
+        ["root", "data"], byteCount: 2 << 20, seed: 1, in: try TemporaryDirectory())
       try other.startAlone(["-j", other.journal, "--disk", "data=src1", "--name", "g1"])
         .finish(within: .seconds(60)).succeeded()
       try other.machine.monitor.removeBitmap("spillway-g1", from: "src1")
@@ -63,6 +64,31 @@ extension EndToEnd {
       try other.keep("g2")
       try other.expectContent("g2")
       try other.expectNothingLeft(bitmapsOf: ["g2"])
+    }
+
+    // qemu's bitmap has the name of the generation, and not that of disk or journal.
+    @Test("on a base that is another disk's, or with a bitmap that is another journal's, is not sealed")
+    func foreignBase() throws {
+      let other = try BackupGuest(["root", "data"], seed: 2, in: try TemporaryDirectory())
+      try other.keep("g1")
+      let swapped = try other.startAlone([
+        "-j", other.journal, "--disk", "root=src1", "--disk", "data=src0", "--incremental", "g1", "--name",
+        "swapped",
+      ])
+      try swapped.finish(within: .seconds(60)).expectFailure(1, "src1 is not what root@g1 was made of")
+      try other.expectNothingLeft(bitmapsOf: ["g1"])
+      // Another journal takes the name when the bitmap has gone with the next one.
+      try other.keep("g2", on: "g1")
+      try other.write(0x51, at: 1 << 20, 4 << 20)
+      let second = other.directory.file("second")
+      try other.startAlone(["-j", second, "--disk", "root=src0", "--name", "g1"])
+        .finish(within: .seconds(60)).succeeded()
+      let stale = try other.startAlone([
+        "-j", other.journal, "--disk", "root=src0", "--incremental", "g1", "--name", "stale",
+      ])
+      try stale.finish(within: .seconds(60)).expectFailure(1, "root@g1", "make a full backup")
+      try other.keep("g3", on: "g2")
+      try other.expectContent("g1", "g2", "g3")
     }
 
     @Test("into a journal that is served, damaged, or knows the disk otherwise")
@@ -73,9 +99,11 @@ extension EndToEnd {
       try refuse(2, "device")
       try FileManager.default.removeItem(atPath: guest.journal)
       try guest.keep("g1")
-      try guest.machine.monitor.execute("block_resize", arguments: ["node-name": "src0", "size": .integer(4 << 20)])
+      try guest.machine.monitor.execute(
+        "block_resize", arguments: ["node-name": "src0", "size": .integer(4 << 20)])
       try refuse(2, "bytes", "--incremental", "g1")
-      try guest.machine.monitor.execute("block_resize", arguments: ["node-name": "src0", "size": .integer(2 << 20)])
+      try guest.machine.monitor.execute(
+        "block_resize", arguments: ["node-name": "src0", "size": .integer(2 << 20)])
       try guest.keep("g2", on: "g1")
       try guest.expectContent("g1", "g2")
       try guest.expectNothingLeft(bitmapsOf: ["g2"])

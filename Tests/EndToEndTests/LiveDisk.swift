@@ -112,7 +112,8 @@ struct HeldStage {
       descriptor = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK)
       guard descriptor < 0 else { break }
       guard !child.hasEnded(within: .milliseconds(5)), ContinuousClock.now < deadline else {
-        throw PeerError("\(child.command): never got to \(environment)\n\(child.errorLines.joined(separator: "\n"))")
+        throw PeerError(
+          "\(child.command): never got to \(environment)\n\(child.errorLines.joined(separator: "\n"))")
       }
     }
     defer { close(descriptor) }

@@ -122,6 +122,9 @@ package final class ChildProcess: Sendable {
     state.waitForLine(count, until: instant(after: limit))
   }
 
+  /// What it has said on stdout so far.
+  package var outputText: String { String(decoding: state.output, as: UTF8.self) }
+
   /// What it has said on stderr so far.
   package var errorLines: [String] { state.errorLines }
 

@@ -7,6 +7,9 @@ package struct SpillwayStatus: Decodable, Sendable {
   package struct Disk: Decodable, Sendable {
     /// What tests ask of a generation.
     package struct Generation: Decodable, Sendable {
+      package var name: String?
+      package var kind: String
+      package var state: String
       package var isComplete: Bool
       package var tainted: Bool
     }
@@ -17,6 +20,7 @@ package struct SpillwayStatus: Decodable, Sendable {
   }
 
   package var isServed: Bool
+  package var wasClosed: Bool
   package var writtenBytes: UInt64
   package var zeroedBytes: UInt64
   package var storedBytes: UInt64

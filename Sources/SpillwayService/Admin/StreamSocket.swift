@@ -37,6 +37,16 @@ package final class StreamSocket: Sendable {
     return socket
   }
 
+  /// Whether anybody listens at `path`. Costs a connection, which is closed again.
+  static func isListening(at path: String) -> Bool {
+    do throws(ServiceError) {
+      _ = try connect(path: path)
+      return true
+    } catch {
+      return false
+    }
+  }
+
   /// The user of the process at the other end (of who listened, if we connected); nil when the system does not say.
   var peerUser: uid_t? {
     defer { withExtendedLifetime(self) {} }

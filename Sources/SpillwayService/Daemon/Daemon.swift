@@ -41,6 +41,7 @@ package final class Daemon {
     var admin: AdminServer?
     var outcome: Result<Int32, ServiceError>
     do throws(ServiceError) {
+      try SessionResolution(journal, log).run(except: nil)
       let disks = try openDisks(of: journal)
       try interests.check(disks)
       try reportingJournalErrors { () throws(JournalError) in try journal.applyRetention() }

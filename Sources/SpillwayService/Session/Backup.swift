@@ -18,6 +18,7 @@ package struct Backup {
     var problem: ServiceError?
     do throws(ServiceError) {
       try session.run { () throws(ServiceError) in
+        try compareBases(session)
         try copy(session)
         Failpoint.pass(.backupCopied)
         try checkForStop(session, milliseconds: 0)
@@ -38,6 +39,38 @@ package struct Backup {
     if let problem { throw problem }
     for disk in session.plan.disks {
       StandardError.printLine("sealed: \(disk.name)@\(disk.generation) (\(disk.kind))")
+    }
+  }
+
+  /// Throws when a disk is not what its base and the base's bitmap say (BaseComparison.swift).
+  private func compareBases(_ session: Session) throws(ServiceError) {
+    guard session.plan.disks.contains(where: { $0.base != nil }) else { return }
+    let answer = try session.engine.ask(SessionCommands.Name.compare)
+    for disk in session.plan.disks {
+      guard let base = disk.base, let count = answer[disk.name]?.integer, count > 0 else { continue }
+      // A write may be seen on the disk a little before the bitmap knows of it.
+      var looksLeft = 30
+      while try written(disk, session) < count * Int64(BaseComparison.clusterByteCount) {
+        looksLeft -= 1
+        guard looksLeft > 0 else {
+          throw .failed(
+            "\(disk.node) is not what \(disk.name)@\(base) was made of, or its bitmap \(SessionDisk.bitmap(of: base)) is another "
+              + "journal's: \(count) clusters differ that should not have changed; make a full backup")
+        }
+        try pause(session)
+      }
+    }
+  }
+
+  /// Bytes of the clusters of `disk` that were written since the moment.
+  private func written(_ disk: SessionDisk, _ session: Session) throws(ServiceError) -> Int64 {
+    do throws(QMPError) {
+      let node = try session.monitor.ask { monitor throws(QMPError) in
+        try monitor.blockNode(disk.node, session.monitor.schema)
+      }
+      return node.bitmaps.first { $0.name == disk.bitmap }?.count ?? 0
+    } catch {
+      throw .failed("qemu cannot be asked any more: \(error)")
     }
   }
 

@@ -148,14 +148,31 @@ package final class SessionEngine {
     }
   }
 
+  /// The monitor; nil when qemu is gone. Somebody else may have got hold of it first: as long as the jobs run the guest
+  /// waits for our acknowledgements, so there is no giving up.
+  private func connect(_ address: MonitorAddress) throws(ServiceError) -> SharedMonitor? {
+    var lastProblem = ""
+    while true {
+      do throws(ServiceError) { return try address.connect(patience: .seconds(2)) } catch {
+        if error.message != lastProblem { log.warning("\(error.message)") }
+        lastProblem = error.message
+        if address.isGone { return nil }
+        // libvirt's monitor is shared: it is not that.
+        if case .libvirt = address { throw error }
+        poll(nil, 0, 200)
+      }
+    }
+  }
+
   /// What the parent would have done. The sockets are served meanwhile.
   private func tearDown(_ disks: [Disk]) {
     do throws(ServiceError) {
       // What the parent stored last.
       let plan = try SessionRecord.plan(in: runtimeDirectory)
-      let monitor = try plan.monitor.connect()
-      let teardown = SessionTeardown(plan, monitor)
-      for problem in teardown.run() { log.warning("\(problem)") }
+      plan.frozen?.thaw(log)
+      // Nil when qemu is gone, and everything in it.
+      let teardown = try connect(plan.monitor).map { SessionTeardown(plan, $0) }
+      for problem in teardown?.run() ?? [] { log.warning("\(problem)") }
       // A backup of which everything was pre-sealed was whole, whatever became of its jobs.
       let isWhole = disks.allSatisfy { $0.isPreSealed || $0.isSealed }
       for disk in disks where !disk.isClosed {
@@ -168,7 +185,7 @@ package final class SessionEngine {
         }
       }
       let sealed = Set(disks.filter(\.isSealed).map(\.name))
-      for problem in teardown.removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
+      for problem in teardown?.removeBitmaps(keeping: sealed) ?? [] { log.warning("\(problem)") }
       isTornDown = true
     } catch {
       log.error(

@@ -21,7 +21,8 @@ final class EngineProcess: @unchecked Sendable {
   }
 
   /// An engine that has not been started. `onEnd` runs on a thread of ours whenever a process of it ends.
-  init(_ plan: SessionPlan, ingest: HeldSocket, record: SessionRecord, onEnd: @escaping @Sendable () -> Void) {
+  init(_ plan: SessionPlan, ingest: HeldSocket, record: SessionRecord, onEnd: @escaping @Sendable () -> Void)
+  {
     self.plan = plan
     self.ingest = ingest
     lockDescriptor = record.lockDescriptor
@@ -37,7 +38,6 @@ final class EngineProcess: @unchecked Sendable {
   /// is left of it is for `kill`).
   func start(until deadline: UInt64) throws(ServiceError) -> String? {
     let (ours, its) = try EngineLink.pair()
-    defer { close(its) }
     let link = try EngineLink(ours)
     self.link = link
     var start = ChildProgram.Start("/proc/self/exe", ["engine", plan.runtimeDirectory])
@@ -46,7 +46,12 @@ final class EngineProcess: @unchecked Sendable {
       (ingest.descriptor, Inherited.ingest), (its, Inherited.link), (lockDescriptor, Inherited.lock),
     ]
     start.isDetached = true
-    child = try ChildProgram(start, purpose: "the engine", onEnd: onEnd)
+    do throws(ServiceError) { child = try ChildProgram(start, purpose: "the engine", onEnd: onEnd) } catch {
+      close(its)
+      throw error
+    }
+    // Before the wait: while we hold it too, the end of a process that dies at once would not be heard.
+    close(its)
     return link.waitUntilReady(deadline: deadline)
   }
 

@@ -128,7 +128,6 @@ final class EngineSupervisor: @unchecked Sendable {
     lock.withLock {
       while !engineEnded.isSet, !hasEnded { changed.wait() }
       if hasEnded || isEnding { return false }
-      engineEnded.isSet = false
       state = .starting
       return true
     }
@@ -140,6 +139,8 @@ final class EngineSupervisor: @unchecked Sendable {
     while true {
       do throws(ServiceError) {
         engine.finish()
+        // What ended before does not count against the one that is started now.
+        lock.withLock { engineEnded.isSet = false }
         try begin(try engine.start(until: deadline))
         log.info("the engine is back")
         return true
@@ -209,11 +210,13 @@ final class EngineSupervisor: @unchecked Sendable {
 
   /// Whether the engine's process has ended, perhaps a moment after its connection.
   private func hasDied() throws(ServiceError) -> Bool {
-    lock.withLock {
+    try lock.withLock { () throws(ServiceError) in
       let deadline = MonotonicClock.nanoseconds() + 200_000_000
       while state == .serving, !engineEnded.isSet, MonotonicClock.nanoseconds() < deadline {
         _ = changed.wait(until: deadline)
       }
+      // Nobody starts it again any more.
+      if isEnding, engineEnded.isSet { throw .failed("the engine died while it was asked to end") }
       return state != .serving || engineEnded.isSet
     }
   }
@@ -250,9 +253,13 @@ enum EngineGreeting {
   static func serving(_ layers: String) -> String { ready + layers }
 
   /// It cannot serve.
-  static func failure(_ error: ServiceError) -> String { "\(failed)\(error.status.rawValue) \(error.message)" }
+  static func failure(_ error: ServiceError) -> String {
+    "\(failed)\(error.status.rawValue) \(error.message)"
+  }
 
-  static func layers(in line: String) -> String { line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : "" }
+  static func layers(in line: String) -> String {
+    line.hasPrefix(ready) ? String(line.dropFirst(ready.count)) : ""
+  }
 
   static func error(in line: String) -> ServiceError? {
     guard line.hasPrefix(failed) else { return nil }

@@ -31,6 +31,7 @@ package struct Inspection {
     session.end(reason: "the inspection is over")
     if let text = report?.text { StandardError.printLine(text) }
     if let problem { throw problem }
+    if status == 0, report?.isTainted == true { return ExitStatus.failed.rawValue }
     return status
   }
 
@@ -78,8 +79,12 @@ package struct Inspection {
     do throws(QMPError) {
       let jobs = try session.monitor.ask { monitor throws(QMPError) in try monitor.jobs() }
       for disk in session.plan.disks {
-        guard let job = jobs.first(where: { $0.id == disk.job }) else { return "the job of \(disk.name) is gone" }
-        if !job.isAlive { return "the job of \(disk.name) is \(job.status)\(job.error.map { ": \($0)" } ?? "")" }
+        guard let job = jobs.first(where: { $0.id == disk.job }) else {
+          return "the job of \(disk.name) is gone"
+        }
+        if !job.isAlive {
+          return "the job of \(disk.name) is \(job.status)\(job.error.map { ": \($0)" } ?? "")"
+        }
       }
       return nil
     } catch {

@@ -16,7 +16,8 @@ struct MonitorProxy {
           return try monitor.use { monitor throws(QMPError) in
             try monitor.execute(request.command, arguments: .object(request.arguments))
           }
-        default: throw QMPError.refused(command: request.command, class: "CommandNotFound", description: "not here")
+        default:
+          throw QMPError.refused(command: request.command, class: "CommandNotFound", description: "not here")
         }
       } catch {
         throw .failed("\(error)")

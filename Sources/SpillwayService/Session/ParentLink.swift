@@ -96,7 +96,9 @@ final class ParentLink: Sendable {
   func say(_ line: String) {
     let bytes = Array((line + "\n").utf8)
     // SAFETY: send reads the bytes during the call only. A parent that is gone is noticed by the watcher.
-    _ = unsafe bytes.withUnsafeBytes { unsafe send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+    _ = unsafe bytes.withUnsafeBytes {
+      unsafe send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+    }
   }
 
   /// Ends the watch.

@@ -37,7 +37,8 @@ final class Session {
     if let leftover {
       monitor = try SessionCleanup(leftover, record, log).run()
     } else {
-      monitor = try configuration.monitor.connect()
+      monitor = try configuration.monitor.connect(
+        patience: .milliseconds(configuration.monitorTimeoutMilliseconds))
     }
     self.monitor = monitor
     let inbox = SessionInbox()
@@ -93,29 +94,41 @@ final class Session {
   /// Runs `body` while the guest's filesystems are frozen, if that was asked for; they are thawed in every case.
   private func withFrozenGuest(_ body: () throws(ServiceError) -> Void) throws(ServiceError) {
     guard configuration.freeze else { return try body() }
-    let agent = try connectAgent()
-    do throws(QMPError) { try agent.freeze() } catch {
-      throw .failed("the guest's filesystems could not be frozen: \(error)")
+    let address = try agentAddress()
+    let agent: any GuestAgent
+    do throws(QMPError) { agent = try address.connect() } catch {
+      throw .failed(
+        "--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
     }
+    // Whoever tears down for us has to thaw. The record says so until it is written next.
+    var plan = plan
+    plan.frozen = address
+    try record.write(plan)
     defer {
+      // Also when freezing failed: it may have come too late, or to some filesystems.
       do throws(QMPError) { try agent.thaw() } catch {
         log.error("THE GUEST'S FILESYSTEMS MAY STILL BE FROZEN: \(error)")
       }
     }
+    do throws(QMPError) { try agent.freeze() } catch {
+      throw .failed("the guest's filesystems could not be frozen: \(error)")
+    }
     try body()
   }
 
-  private func connectAgent() throws(ServiceError) -> any GuestAgent {
+  private func agentAddress() throws(ServiceError) -> AgentAddress {
+    if case .libvirt(let domain) = plan.monitor { return .libvirt(domain: domain) }
+    if let path = configuration.agent { return .socket(path: path) }
     do throws(QMPError) {
-      if case .libvirt(let domain) = plan.monitor { return LibvirtGuestAgent(domain: domain) }
-      if let path = configuration.agent { return try GuestAgentConnection(connectingTo: path) }
       if let path = try monitor.ask({ monitor throws(QMPError) in try monitor.guestAgentSocket() }) {
-        return try GuestAgentConnection(connectingTo: path)
+        return .socket(path: path)
       }
     } catch {
-      throw .failed("--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
+      throw .failed(
+        "--freeze: the guest agent cannot be reached (\(error)); name its socket with --agent PATH")
     }
-    throw .failed("--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
+    throw .failed(
+      "--freeze: qemu has no channel of a guest agent that can be told; name its socket with --agent PATH")
   }
 
   /// In the order of docs/inspection.md; nothing keeps the next step from being tried.
@@ -137,10 +150,19 @@ final class Session {
     } catch {
       log.debug("\(error.message)")
     }
+    if engine.loss != nil, plan.purpose == .backup {
+      // Which bitmaps are needed only the journal knows.
+      engine.stop()
+      sealed = JournalSettlement(plan, log).run("the engine died: \(reason)")
+    }
     for problem in SessionTeardown(plan, monitor).removeBitmaps(keeping: sealed) { log.warning("\(problem)") }
     engine.stop()
     proxy.stop()
     record.remove(plan)
+    // Last of all: if that goes wrong, nothing is left of the session all the same.
+    if engine.loss != nil, plan.purpose == .inspect, !plan.isTemporary {
+      JournalSettlement(plan, log).run("the engine died: \(reason)")
+    }
   }
 }
 

@@ -35,15 +35,16 @@ struct SessionCleanup {
     // Before the monitor is spoken to: it may not answer as long as a write of the guest waits.
     let drop = try DropServer(plan, on: socket, log: log)
     defer { drop.stop() }
+    plan.frozen?.thaw(log)
     let monitor: SharedMonitor
     do throws(ServiceError) { monitor = try plan.monitor.connect() } catch {
       if plan.monitor.isGone {
-        _ = keptDisks()
+        settle()
         record.remove(plan)
       }
       throw error
     }
-    let kept = keptDisks()
+    let kept = settle()
     let teardown = SessionTeardown(plan, monitor)
     for problem in teardown.run() + teardown.removeBitmaps(keeping: kept) { log.warning("\(problem)") }
     record.remove(plan)
@@ -58,32 +59,6 @@ struct SessionCleanup {
     }
   }
 
-  /// The disks whose generation is there: the journal settles what was pre-sealed, ends the rest, and its ring is told that
-  /// it may have missed something. Nil when the journal cannot be asked.
-  private func keptDisks() -> Set<String>? {
-    do throws(ServiceError) {
-      guard try JournalLocation(parsing: plan.journal, currentDirectory: "/").exists else { return [] }
-      return try reportingJournalErrors { () throws(JournalError) in
-        var options = JournalOptions()
-        options.spoolByteCount = ServeConfiguration.spoolByteCountMin
-        options.acceptLoss = true
-        let journal = try Journal.open(plan.journal, options: options, log: log.forJournal)
-        var kept: Set<String> = []
-        do throws(ServiceError) { try SessionResolution(journal, log).run(except: nil) } catch {
-          log.warning("\(error.message)")
-        }
-        for disk in plan.disks {
-          guard let found = journal.generations.first(where: {
-            $0.name == disk.name && $0.generationName == disk.generation
-          }) else { continue }
-          if found.isSealed { kept.insert(disk.name) } else { try found.end("the session was cut off") }
-        }
-        try journal.close()
-        return kept
-      }
-    } catch {
-      log.warning("the journal of the earlier session, \(plan.journal): \(error.message)")
-      return nil
-    }
-  }
+  @discardableResult
+  private func settle() -> Set<String>? { JournalSettlement(plan, log).run("the session was cut off") }
 }

@@ -18,6 +18,8 @@ final class SessionCommands: Sendable {
   enum Name {
     /// The jobs run and the live disks are exported: read them.
     static let attach = "session-attach"
+    /// How many clusters of each disk differ from the base that should not, of those that are looked at.
+    static let compare = "session-compare"
     /// Let go of the live disks: their jobs are about to end.
     static let detach = "session-detach"
     /// All is copied: sum it up.
@@ -34,6 +36,8 @@ final class SessionCommands: Sendable {
   func run(_ request: AdminRequest) throws(ServiceError) -> JSONValue? {
     switch request.command {
     case Name.attach: try sources.begin()
+    case Name.compare:
+      return .object(try sources.differing().mapValues { .integer(Int64($0)) })
     case Name.detach: sources.end(try request.string("reason"))
     case Name.preSeal:
       for (disk, planned) in zip(disks, plan.disks) {

@@ -33,6 +33,8 @@ package struct SessionArguments: Sendable {
   package var readOnce = false
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
+  /// `--monitor-timeout`, in seconds.
+  package var monitorTimeout: String?
   /// `--log-level`.
   package var logLevel: String?
   /// COMMAND and its arguments.
@@ -59,6 +61,8 @@ package struct SessionConfiguration: Sendable {
   var stallBudgetMilliseconds: UInt64
   var keptGenerations: Int?
   var isReadOnce: Bool
+  /// How long to wait for the monitor's greeting, in milliseconds.
+  var monitorTimeoutMilliseconds: UInt64
   /// Bytes a second that each job of a backup may copy; 0 is as many as it can.
   var bytesPerSecond: Int64
   var logLevel: Logger.Level
@@ -117,6 +121,13 @@ package struct SessionConfiguration: Sendable {
         throw .usage("--stall-budget \(text): a number of milliseconds is needed, at most a day's")
       }
       stallBudgetMilliseconds = milliseconds
+    }
+    monitorTimeoutMilliseconds = 30_000
+    if let text = arguments.monitorTimeout {
+      guard let seconds = Double(text), seconds > 0, seconds <= 86_400 else {
+        throw .usage("--monitor-timeout \(text): a number of seconds above 0 is needed, at most a day's")
+      }
+      monitorTimeoutMilliseconds = UInt64((seconds * 1000).rounded(.up))
     }
     bytesPerSecond = try arguments.speed.map { text throws(ServiceError) in try Self.parseSpeed(text) } ?? 0
     logLevel = try ServeConfiguration.parseLogLevel(arguments.logLevel ?? "warning")

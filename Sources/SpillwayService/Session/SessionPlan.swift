@@ -14,7 +14,9 @@ package struct SessionPlan: Codable, Sendable {
 
   /// Random; every id in qemu carries it.
   package var session: String
+  /// What it is for.
   package var purpose: Purpose
+  /// The monitor of its virtual machine.
   package var monitor: MonitorAddress
   /// The journal directory.
   package var journal: String
@@ -24,9 +26,11 @@ package struct SessionPlan: Codable, Sendable {
   package var runtimeDirectory: String
   /// The NBD server of qemu's that runs already and is used, as an NBD URI; nil: the session starts one.
   package var foreignServer: String?
+  /// Its disks, in the order of the command line.
   package var disks: [SessionDisk]
-  /// How the engine opens the journal.
+  /// What happens to the guest's writes when the journal's disk is full, as a word of WhenFull.
   package var whenFull: String
+  /// How long a write may wait for room before it is dropped, and for an engine that is started again.
   package var stallBudgetMilliseconds: UInt64
   /// How many sealed generations of each disk are kept; nil: all.
   package var keptGenerations: Int?
@@ -34,9 +38,12 @@ package struct SessionPlan: Codable, Sendable {
   package var isReadOnce = false
   /// Bytes a second that each job may copy; 0 is as many as it can.
   package var bytesPerSecond: Int64 = 0
+  /// What the engine logs, as a word of Logger.Level.
   package var logLevel: String
   /// The numbers of the generations in the journal, once the engine has begun them (`SessionCommands.layers`).
   package var layers = ""
+  /// The agent of the guest, while that may be frozen.
+  package var frozen: AgentAddress?
   /// Whether the jobs have been started and the live disks exported: from then on the engine reads them.
   package var isSetUp = false
 

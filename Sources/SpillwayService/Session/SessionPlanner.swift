@@ -31,7 +31,7 @@ struct SessionPlanner {
       }
       var disk = SessionDisk(
         name: wanted.name, node: node.name, byteCount: UInt64(node.byteCount),
-        generation: configuration.generation, kind: kind, base: configuration.base, session: session,
+        generation: generation(session), kind: kind, base: configuration.base, session: session,
         index: index)
       disk.keepsBitmaps = node.driver == "qcow2"
       try requireBitmaps(disk, node)
@@ -60,6 +60,14 @@ struct SessionPlanner {
     switch configuration.purpose {
     case .inspect: GenerationKind.cow.word
     case .backup: configuration.base == nil ? GenerationKind.full.word : GenerationKind.incremental.word
+    }
+  }
+
+  /// A moment that is only looked at may share its second with another.
+  private func generation(_ session: String) -> String {
+    switch configuration.purpose {
+    case .inspect: "\(configuration.generation)-\(session.prefix(8))"
+    case .backup: configuration.generation
     }
   }
 

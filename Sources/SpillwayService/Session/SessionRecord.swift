@@ -104,7 +104,8 @@ package final class SessionRecord {
   /// As `remove`, for whoever inherited the lock.
   static func removeFiles(_ plan: SessionPlan) {
     // SAFETY: the paths are read during the calls only.
-    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket] {
+    for file in [plan.sourceSocket, plan.ingestSocket, plan.viewSocket, plan.adminSocket, plan.monitorSocket]
+    {
       unsafe unlink(file)
     }
     unsafe rmdir(plan.sourceDirectory)

@@ -6,19 +6,28 @@ internal import QEMUMonitor
 struct SessionReport {
   /// One paragraph for people; nil when nobody could be asked.
   let text: String?
+  /// Whether writes of the guest were dropped, so that COMMAND may have seen less than it knows.
+  let isTainted: Bool
 
   /// Asks the engine of `session`, which still runs. After a restart it counts from there.
   init(_ session: Session) {
     do throws(ServiceError) {
       let status = try session.engine.ask("status").decoded(as: JournalStatus.self)
-      text = Self.render(status)
+      text = Self.render(status, session.plan)
+      isTainted = Self.isTainted(status, session.plan)
     } catch {
       text = nil
+      isTainted = false
     }
   }
 
+  /// Whether a generation of the session of `plan` is broken. The journal may hold others.
+  private static func isTainted(_ status: JournalStatus, _ plan: SessionPlan) -> Bool {
+    status.disks.contains { $0.generations.contains { $0.tainted && $0.tag == plan.tag } }
+  }
+
   /// The report of what `status` counted.
-  static func render(_ status: JournalStatus) -> String {
+  private static func render(_ status: JournalStatus, _ plan: SessionPlan) -> String {
     let stall = status.acknowledgements
     var sentences = [
       "caught \(stall.count) writes of the guest, \(ByteCount.text(status.writtenBytes + status.zeroedBytes)) "
@@ -33,7 +42,7 @@ struct SessionReport {
     sentences.append(
       "reads: \(status.readsFromSource) from the live disk (\(ByteCount.text(status.sourceBytes))), "
         + "\(status.readsFromJournal) from the journal, \(status.waitedReads) waited")
-    if status.disks.contains(where: { $0.generations.contains(where: \.tainted) }) {
+    if isTainted(status, plan) {
       sentences.append("the view is TAINTED: writes of the guest were dropped")
     }
     return sentences.joined(separator: "; ")

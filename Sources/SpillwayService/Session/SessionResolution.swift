@@ -1,7 +1,9 @@
 internal import ExtentJournal
 internal import Logging
 
-/// What a crash left of backups: pre-sealed generations, which become sealed or end (docs/inspection.md).
+/// What a crash left of sessions: generations that nobody fills any more, which become sealed or end (docs/inspection.md).
+///
+/// Whoever has the journal open knows that no engine but its own lives.
 struct SessionResolution {
   private let journal: Journal
   private let log: Logger
@@ -11,26 +13,32 @@ struct SessionResolution {
     self.log = log
   }
 
-  /// Settles every backup but the one whose tag is `current`, which its session settles itself.
+  /// Settles every session but the one whose tag is `current`, which does so itself.
   ///
-  /// If every disk of a backup was pre-sealed its content was whole, whatever became of the jobs; else it is none.
+  /// If every disk of a backup was pre-sealed its content was whole, whatever became of the jobs; else it is none. What
+  /// somebody begins and seals by hand is left alone unless it was cut off between the two steps of a seal.
   func run(except current: String?) throws(ServiceError) {
-    let pending = Dictionary(grouping: journal.preSealedGenerations) { $0.tag }
-    for (tag, generations) in pending where tag != current {
-      let isWhole = generations.count == Self.diskCount(tag).map { $0 - sealedCount(tag) } ?? generations.count
-      for found in generations {
+    let open = journal.generations.filter { !$0.isClosed && $0.tag != current }
+    let pending = open.filter { $0.isPreSealed || Self.diskCount($0.tag) != nil }
+    for (tag, generations) in Dictionary(grouping: pending, by: \.tag) {
+      let awaited = Self.diskCount(tag).map { $0 - sealedCount(tag) } ?? generations.count
+      let isWhole =
+        generations.count == awaited && generations.allSatisfy { $0.isPreSealed && $0.taintReason == nil }
+      for generation in generations {
         try reportingJournalErrors { () throws(JournalError) in
-          let disk = try journal.generation(of: found.disk, named: found.generation)
-          if isWhole { try disk.seal() } else { try disk.end("the backup was cut off before it was whole") }
+          if isWhole { try generation.seal() } else { try generation.end("its session was cut off") }
         }
-        log.info("generation \(found.generation) of disk \(found.disk) is \(isWhole ? "sealed" : "ended")")
+        let name = "\(generation.name)@\(generation.generationName ?? "")"
+        log.info("\(name), whose session was cut off, is \(isWhole ? "sealed" : "ended")")
       }
     }
   }
 
-  private func sealedCount(_ tag: String) -> Int { journal.generations.count { $0.isSealed && $0.tag == tag } }
+  private func sealedCount(_ tag: String) -> Int {
+    journal.generations.count { $0.isSealed && $0.tag == tag }
+  }
 
-  /// How many disks the backup with this tag has; nil when the tag does not say.
+  /// How many disks the session with this tag has; nil when it is no session's.
   static func diskCount(_ tag: String) -> Int? {
     tag.split(separator: "/").last.flatMap { tag.contains("/") ? Int($0) : nil }
   }

@@ -16,6 +16,8 @@ final class SessionSources: @unchecked Sendable {
   private let lock = Lock()
   private var sources: DiskSources?
   private var isOver = false
+  /// What fell to the bases, by disk, of the bitmaps that this process has read.
+  private var clean: [String: [ByteRange]] = [:]
 
   init(_ plan: SessionPlan, _ disks: [Disk], _ log: Logger) {
     self.plan = plan
@@ -67,6 +69,25 @@ final class SessionSources: @unchecked Sendable {
       try disk.fallToBase(clean)
       try disk.finishBitmap()
     }
+    self.clean[disk.name] = clean
+  }
+
+  /// How many clusters that should not have changed since the base differ from it, of those that were looked at: by disk, of
+  /// those whose bitmap this process has read.
+  func differing() throws(ServiceError) -> [String: Int] {
+    var result: [String: Int] = [:]
+    for (disk, planned) in zip(disks, plan.disks) {
+      guard let clean = lock.withLock({ self.clean[disk.name] }) else { continue }
+      let source: NBDSource
+      do throws(SourceError) {
+        source = try NBDSource(uri: plan.sourceURI(of: planned), connectionsMax: 1)
+      } catch {
+        throw .failed("the live disk of \(disk.name) cannot be compared with its base: \(error.message)")
+      }
+      defer { source.close() }
+      result[disk.name] = try BaseComparison(disk, clean: clean).differing(from: source)
+    }
+    return result
   }
 
   /// Lets go of the live disks: reads of what has not arrived fail with `reason`.

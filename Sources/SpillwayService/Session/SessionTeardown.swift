@@ -19,7 +19,9 @@ struct SessionTeardown {
   func run() -> [String] {
     var problems: [String] = []
     for disk in plan.disks {
-      attempt(&problems) { monitor throws(QMPError) in try monitor.removeExport(disk.qemuExport, self.monitor.schema) }
+      attempt(&problems) { monitor throws(QMPError) in
+        try monitor.removeExport(disk.qemuExport, self.monitor.schema)
+      }
     }
     for disk in plan.disks {
       attempt(&problems) { monitor throws(QMPError) in _ = try monitor.endJob(disk.job) }
@@ -70,9 +72,7 @@ struct SessionTeardown {
   }
 
   /// Whether qemu's server is the one that the session started. A session that was refused because another runs must leave
-  /// that alone, and qemu does not tell whose it is; but nobody else makes a socket at the session's own path.
-  private var ownServerListens: Bool {
-    // SAFETY: access reads the path during the call only.
-    unsafe access(plan.sourceSocket, F_OK) == 0
-  }
+  /// that alone, and qemu does not tell whose it is; but nobody else listens at the session's own path. (A socket that nobody
+  /// listens at is a dead qemu's.)
+  private var ownServerListens: Bool { StreamSocket.isListening(at: plan.sourceSocket) }
 }

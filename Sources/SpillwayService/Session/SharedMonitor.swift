@@ -77,11 +77,15 @@ extension QMPError {
 }
 
 extension MonitorAddress {
-  /// Connects to the monitor.
-  func connect() throws(ServiceError) -> SharedMonitor {
+  /// Connects to the monitor, whose greeting may take as long as `patience`.
+  func connect(patience: Duration = .seconds(30)) throws(ServiceError) -> SharedMonitor {
     do throws(QMPError) {
       switch self {
-      case .qmp(let path): return try SharedMonitor(QMPConnection(connectingTo: path))
+      case .qmp(let path):
+        let connection = try QMPConnection(connectingTo: path, timeout: patience)
+        // Commands are another matter: they may take as long as ever.
+        connection.timeout = .seconds(30)
+        return try SharedMonitor(connection)
       case .libvirt(let domain): return try SharedMonitor(LibvirtMonitor(domain: domain))
       }
     } catch {
@@ -92,12 +96,7 @@ extension MonitorAddress {
   /// Whether there is nobody at all any more.
   var isGone: Bool {
     guard case .qmp(let path) = self else { return false }
-    do throws(ServiceError) {
-      _ = try StreamSocket.connect(path: path)
-      return false
-    } catch {
-      return true
-    }
+    return !StreamSocket.isListening(at: path)
   }
 
   /// The user that qemu runs as, if that can be told.
