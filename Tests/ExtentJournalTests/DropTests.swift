@@ -176,10 +176,12 @@ import Testing
     let isArmed = Box(false)
     var hooks = TestHooks()
     hooks.bug = bug
-    // The reader stays between its own generation and the base until somebody waits for it, or nobody will.
+    // The reader comes just before the index follows the drop (what comes earlier the spill waits for), and stays between
+    // its own generation and the base until somebody waits for it, or nobody will.
     hooks.atStage = { stage in
       guard isArmed.value else { return }
       log.note(stage)
+      if stage == .indexBegun { log.wait(for: .baseWanted) }
       if stage == .baseWanted { log.wait(for: .reclaimWaits) }
     }
     let setup = try Setup(hooks: hooks)
@@ -188,13 +190,13 @@ import Testing
     isArmed.value = true
     let result = Box<[UInt8]>([])
     let reader = try Background("reader") {
+      log.wait(for: .indexBegun)
       if case .success(let bytes?) = Result(catching: {
         try journal.generation(of: "d", named: names[1]).view(Setup.range(7..<8))
       }) {
         result.value = bytes
       }
     }
-    log.wait(for: .baseWanted)
     try journal.drop(names[0], of: "d")
     log.end()
     reader.finish()
