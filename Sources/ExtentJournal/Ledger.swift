@@ -165,7 +165,7 @@ final class Ledger: @unchecked Sendable {
       progress.broadcast()
     case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed:
       layers[record.layer]?.state.apply(record)
-    case .data, .zero, .trim, .base:
+    case .data, .zero, .trim, .base, .removed:
       break
     }
   }

@@ -61,6 +61,8 @@ package enum RecordKind: UInt8, Sendable {
   case end = 23
   case source = 28
   case speed = 29
+  /// In moved segments only: which segments upkeep removed.
+  case removed = 30
 }
 
 /// A record without payload, as it stands in a group and as recovery hands it on.

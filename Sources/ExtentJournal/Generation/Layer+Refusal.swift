@@ -6,7 +6,7 @@ extension Layer {
   /// Why a record of `kind` with `body` must not be; nil when it may. The caller holds the ledger's lock.
   func refusal(of kind: RecordKind, _ body: [UInt8]) -> JournalError? {
     switch kind {
-    case .disk, .begin, .complete, .taint, .source, .speed: return nil
+    case .disk, .begin, .complete, .taint, .source, .speed, .removed: return nil
     case .data, .zero, .trim, .base, .bitmapWhole, .preSeal, .seal, .end: break
     }
     if state.seal != nil {

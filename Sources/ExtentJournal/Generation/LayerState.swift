@@ -83,7 +83,7 @@ struct LayerState: Sendable, Equatable {
       seenJob = String(decoding: record.body, as: UTF8.self)
     case .speed:
       if let speed = JobSpeed(record.body) { loweredJob = speed.pending }
-    case .data, .zero, .trim, .base, .disk, .begin:
+    case .data, .zero, .trim, .base, .disk, .begin, .removed:
       break
     }
   }

@@ -222,7 +222,7 @@ package final class IndexTables: @unchecked Sendable {
     }
   }
 
-  private func portionOf(
+  func portionOf(
     _ layer: LayerKey, _ range: SectorRange
   ) throws(LMDBError) -> ([(SectorRange, Placement)], UInt64) {
     var portion: [(SectorRange, Placement)] = []
@@ -258,6 +258,20 @@ package final class IndexTables: @unchecked Sendable {
     } catch {
       throw JournalError(error)
     }
+  }
+
+  /// The keys of all generations.
+  func layers() throws(LMDBError) -> [LayerKey] {
+    var found: [LayerKey] = []
+    try withReader { reader throws(LMDBError) in
+      try reader.scan(generations, from: [0]) { key, _ in
+        found.append(
+          LayerKey(
+            disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4))))
+        return true
+      }
+    }
+    return found
   }
 
   /// All disks and generations.
