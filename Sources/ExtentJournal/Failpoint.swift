@@ -47,10 +47,20 @@ package enum Stage: String, Sendable {
   case closeMarked
   /// A read has looked up where its bytes are and has copied none.
   case readPlanned
+  /// It has copied what lies in the ring, and no frame.
+  case framesWanted
   /// Ring space waits for a reader.
   case reclaimWaits
   /// An index commit waits for a batch to be published whole.
   case indexWaits
+  /// What upkeep moved is durable; the index does not know it.
+  case moved
+  /// The index knows it; nothing is freed.
+  case relocated
+  /// A segment, or runs of it, are about to be freed.
+  case freeing
+  /// They are.
+  case freed
   /// A generation is broken in the ring's header and in memory; its record is not written.
   case taintMarked
   /// The journal was looked in, and the source is about to be read.

@@ -35,6 +35,9 @@ package struct JournalHost: Sendable {
   /// Memory for payloads that cannot lie in the ring, in bytes; the largest request must fit.
   package var privateBytesMax = 64 << 20
 
+  /// From where on upkeep finds something worth its while.
+  package var upkeepLimits = UpkeepLimits()
+
   /// The real machine.
   package init() {}
 }

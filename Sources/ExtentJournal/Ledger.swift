@@ -178,7 +178,7 @@ final class Ledger: @unchecked Sendable {
       progress.broadcast()
     case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed, .drop, .merge:
       layers[record.layer]?.state.apply(record)
-    case .data, .zero, .trim, .base, .release:
+    case .data, .zero, .trim, .base, .release, .removed:
       break
     }
   }

@@ -64,6 +64,8 @@ package enum RecordKind: UInt8, Sendable {
   case merge = 25
   case source = 28
   case speed = 29
+  /// In moved segments only: which segments upkeep removed.
+  case removed = 30
 }
 
 /// A record without payload, as it stands in a group and as recovery hands it on.

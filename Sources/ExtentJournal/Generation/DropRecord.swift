@@ -48,6 +48,15 @@ struct MergeBody: Sendable, Equatable {
 }
 
 extension LayerState {
+  /// Those of `states` whose records a rebuild needs all: what has taken something in, and what was dropped below it.
+  static func merging(_ states: [LayerState]) -> Set<LayerKey> {
+    let merged = states.filter { $0.hasMerged && !$0.isDropped }.map(\.key)
+    let dropped = states.filter { state in
+      state.isDropped && merged.contains { $0.disk == state.key.disk && $0 > state.key }
+    }
+    return Set(merged + dropped.map(\.key))
+  }
+
   /// It has taken in what it showed of its base, and stands on `base` (0: nothing) from now on.
   mutating func rebase(to base: UInt32) {
     self.base = base

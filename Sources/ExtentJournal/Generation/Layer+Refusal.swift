@@ -8,7 +8,7 @@ extension Layer {
     switch kind {
     // What is sealed may be released all the same: nobody needs it any more.
     case .release: return state.isDropped ? JournalError(.notPermitted, "the generation was dropped") : nil
-    case .disk, .begin, .complete, .taint, .source, .speed, .drop, .merge: return nil
+    case .disk, .begin, .complete, .taint, .source, .speed, .drop, .merge, .removed: return nil
     case .data, .zero, .trim, .base, .bitmapWhole, .preSeal, .seal, .end: break
     }
     if state.seal != nil {

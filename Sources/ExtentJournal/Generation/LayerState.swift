@@ -90,7 +90,7 @@ struct LayerState: Sendable, Equatable {
     case .speed:
       if let speed = JobSpeed(record.body) { loweredJob = speed.pending }
     // Who stands on what changes when the index has followed (Ledger.finishIndexing).
-    case .data, .zero, .trim, .base, .release, .disk, .begin, .merge:
+    case .data, .zero, .trim, .base, .release, .disk, .begin, .merge, .removed:
       break
     }
   }

@@ -260,6 +260,20 @@ package final class IndexTables: @unchecked Sendable {
     }
   }
 
+  /// The keys of all generations.
+  func layers() throws(LMDBError) -> [LayerKey] {
+    var found: [LayerKey] = []
+    try withReader { reader throws(LMDBError) in
+      try reader.scan(generations, from: [0]) { key, _ in
+        found.append(
+          LayerKey(
+            disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4))))
+        return true
+      }
+    }
+    return found
+  }
+
   /// All disks and generations.
   func catalog() throws(JournalError) -> (disks: [DiskID: DiskBody], layers: [LayerState]) {
     var found: [DiskID: DiskBody] = [:]

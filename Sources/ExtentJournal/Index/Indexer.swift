@@ -100,6 +100,23 @@ final class Indexer: @unchecked Sendable {
     }
   }
 
+  /// Runs `body` while nobody commits or builds the index: what it reads of the tables stays so until it returns. Nil when
+  /// the tables are not to be believed.
+  func inTurn<Result>(_ body: (IndexTables) throws(JournalError) -> Result) throws(JournalError) -> Result? {
+    try turn.withLock { () throws(JournalError) -> Result? in
+      if index.isAbandoned { return nil }
+      return try body(index.current)
+    }
+  }
+
+  /// Removes some stale rows; false when there are none left.
+  func sweepSome() throws(JournalError) -> Bool {
+    try turn.withLock { () throws(JournalError) in
+      if index.isAbandoned { return false }
+      do throws(LMDBError) { return try index.sweep() } catch { throw JournalError(error) }
+    }
+  }
+
   /// A failed sync is final (rule F).
   private func sync(through batch: UInt64) throws(JournalError) {
     do throws(FileError) {

@@ -39,7 +39,7 @@ extension Disk {
   /// Where `range` is in `base` itself.
   private func lookUpBase(_ range: SectorRange, in base: Layer) throws(JournalError) -> Plan? {
     journal.ledger.hooks.reach(.baseWanted)
-    var found = Plan(pieces: [], epoch: 0, indexVersion: 0, isComplete: false, taint: nil)
+    var found = Plan(pieces: [], epoch: .covered, indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
       guard try lookUp(range, in: base, &found) else { return nil }
     } catch {

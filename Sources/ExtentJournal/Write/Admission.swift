@@ -58,6 +58,14 @@ final class Admission: @unchecked Sendable {
     if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
   }
 
+  /// What is kept free, in bytes.
+  var reserveByteCount: UInt64 {
+    lock.withLock {
+      if account.shouldAsk { ask() }
+      return account.reserveByteCount
+    }
+  }
+
   /// Counts what was admitted in another form, or in another life of the journal.
   func add(_ byteCount: Int) { lock.withLock { account.admit(byteCount) } }
 

@@ -12,7 +12,8 @@ package import Bytes
 /// The space that is free, promised and kept. See the note above.
 package struct SpaceAccount: Sendable {
   private var freeByteCount = UInt64.max
-  private var reserveByteCount: UInt64 = 0
+  /// What is kept free.
+  package private(set) var reserveByteCount: UInt64 = 0
   private var admittedSinceAsked = UInt64.max
   /// The most that what is admitted and not yet written can take.
   package private(set) var outstandingByteCount: UInt64 = 0
