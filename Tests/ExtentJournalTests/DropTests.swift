@@ -203,6 +203,31 @@ import Testing
     #expect((result.value == Setup.content(7, 1)) == (bug == nil))
   }
 
+  @Test("what was taken in outlives the segments that brought it, also when the index is built again")
+  func upkeep() throws {
+    let setup = try Setup()
+    let names = try chain(setup, 4)
+    let before = try names.map { try setup.versions($0) }
+    try setup.fixture.close()
+    try setup.fixture.open()
+    for dropped in 0..<3 {
+      try setup.journal.drop(names[dropped], of: "d")
+      _ = try setup.journal.upkeep()
+      for index in dropped + 1..<4 { #expect(try setup.versions(names[index]) == before[index]) }
+      try setup.fixture.close()
+      try setup.fixture.removeIndex()
+      try setup.fixture.open()
+      for index in dropped + 1..<4 {
+        #expect(try setup.versions(names[index]) == before[index], "\(names[index])")
+      }
+      #expect(try setup.journal.livenessFlaw() == nil)
+    }
+    let last = { try setup.journal.generation(of: "d", named: names[3]) }
+    try last().release(Setup.range(0..<16)).wake()
+    _ = try setup.journal.upkeep()
+    #expect(try setup.journal.spaceStatus().liveBytes == 0)
+  }
+
   @Test(
     "a power cut at any operation of a drop loses nothing of the others, and a drop that returned stays done")
   func powerCuts() throws {

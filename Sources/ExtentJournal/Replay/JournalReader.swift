@@ -14,7 +14,7 @@ package final class JournalReader: Sendable {
   let frames: FrameReader
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
-  private let store: SegmentStore
+  let store: SegmentStore
   private let applied: AppliedPosition
   private let pin: ReaderPin?
   let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])

@@ -21,6 +21,7 @@ final class JournalCommands: @unchecked Sendable {
     "status": [], "complete": ["disk"], "begin": ["disk", "generation", "kind", "base", "tag"],
     "seal": ["disk", "generation"], "end": ["disk", "generation", "reason"], "flush": [], "checkpoint": [],
     "release": ["disk", "generation", "offset", "length"], "drop": ["disk", "generation"],
+    "compact": [],
     "shutdown": [],
   ]
 
@@ -81,6 +82,11 @@ final class JournalCommands: @unchecked Sendable {
       try reportingJournalErrors { () throws(JournalError) in
         try journal.generation(of: name, named: generation).end(reason)
       }
+    case "compact":
+      return try JSONValue(
+        encoding: reportingJournalErrors { () throws(JournalError) in
+          try journal.upkeep { lock.withLock { isClosed } }
+        })
     case "drop":
       let (name, generation) = (try request.string("disk"), try request.string("generation"))
       try reportingJournalErrors { () throws(JournalError) in try journal.drop(generation, of: name) }
