@@ -21,6 +21,7 @@ help:
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
 	@echo 'make bench-guest  what a guest feels: Spillway, nbdkit and qemu itself as targets of its backup job'
+	@echo 'make bench-space  bytes on disk beside raw, qcow2 and nbdkit'
 	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
@@ -79,6 +80,10 @@ WRITES ?= 1500
 bench-guest: build
 	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
 
+# Bytes on disk; what else the machine does matters little.
+bench-space: build
+	Benchmarks/space.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
+
 # The engine without servers and sockets. ROUNDS of all, in turn; medians.
 ROUNDS ?= 5
 bench-engine: packages
@@ -87,4 +92,4 @@ bench-engine: packages
 clean:
 	rm -rf .build .build-tsan Benchmarks/.build
 
-.PHONY: help packages build demo check test test-vm soak tsan install bench bench-guest bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-guest bench-space bench-engine clean

@@ -84,6 +84,11 @@ package final class Journal: @unchecked Sendable {
     _ directory: JournalDirectory, _ lock: consuming FileLock, _ options: JournalOptions, _ host: JournalHost,
     _ log: @escaping JournalLog
   ) throws(JournalError) {
+    var host = host
+    if let quota = options.quota {
+      host.segmentBytesMax = min(host.segmentBytesMax, quota.segmentBytesMax)
+      host.indexPagesMax = min(host.indexPagesMax, quota.indexPagesMax)
+    }
     let found = try directory.readSuperblock()
     guard found.map({ $0.use == .all }) ?? true else {
       throw JournalError(
@@ -115,7 +120,8 @@ package final class Journal: @unchecked Sendable {
       byteCount: host.privateBytesMax, patienceNanoseconds: host.stalledSenderNanoseconds)
     admission = Admission(
       files: store.files, ledger: ledger, whenFull: options.whenFull,
-      retryNanoseconds: host.fullDiskRetryNanoseconds, log: log)
+      retryNanoseconds: host.fullDiskRetryNanoseconds, quota: options.quota, owned: Self.owned(store, index),
+      log: log)
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
@@ -172,6 +178,19 @@ package final class Journal: @unchecked Sendable {
     } catch {
       if oldRing == nil { file.remove() }
       throw error
+    }
+  }
+
+  /// What a journal takes on disk. What cannot be asked counts as nothing: then the filesystem is the bound.
+  private static func owned(
+    _ store: SegmentStore, _ index: Index
+  ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
+    {
+      var segments: UInt64 = 0
+      if case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) {
+        segments = usage.byteCount
+      }
+      return (segments, index.usedByteCount)
     }
   }
 

@@ -25,6 +25,12 @@ package struct JournalStatus: Codable, Sendable {
   package var segmentBytes: UInt64 = 0
   /// What the index takes on disk.
   package var indexBytes: UInt64 = 0
+  /// What the journal may take on disk, in bytes; nil when nothing was said.
+  package var quotaBytes: UInt64?
+  /// What more can be taken from writers, in bytes; nil when nobody serves the journal.
+  package var availableBytes: UInt64?
+  /// In how many seconds that is used up, at the pace of the last minute; nil when it does not grow.
+  package var secondsToFull: UInt64?
   /// Payload bytes that clients wrote since the journal was opened; a payload of zeroes counts as zeroed.
   package var writtenBytes: UInt64 = 0
   /// How many of `writtenBytes` reached frames; what was overwritten before never does.
@@ -146,6 +152,10 @@ extension Journal {
     status.spoolBytes = ring.file.capacity
     status.indexBytes = index.usedByteCount
     (status.segmentCount, status.segmentBytes) = try store.usage()
+    status.quotaBytes = options.quota?.byteCount
+    let outlook = admission.outlook
+    status.availableBytes = outlook.availableByteCount
+    status.secondsToFull = outlook.secondsToFull
     let durableBatch = writer.durability.batch
     ledger.lock.lock()
     defer { ledger.lock.unlock() }

@@ -45,6 +45,9 @@ struct SessionOptions: ParsableArguments {
       "How long to wait for the monitor, which another client may hold. Default: 30", valueName: "SECONDS"))
   var monitorTimeout: String?
 
+  @Option(help: ArgumentHelp("What the journal may take on disk.", valueName: "BYTES"))
+  var quota: String?
+
   @Option(help: ArgumentHelp("What to log. Default: warning", valueName: "debug|info|warning|error"))
   var logLevel: String?
 
@@ -60,6 +63,7 @@ struct SessionOptions: ParsableArguments {
     arguments.whenFull = whenFull
     arguments.stallBudget = stallBudget
     arguments.monitorTimeout = monitorTimeout
+    arguments.quota = quota
     arguments.logLevel = logLevel
     return arguments
   }

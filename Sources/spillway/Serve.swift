@@ -83,6 +83,9 @@ struct Serve: ParsableCommand {
   @Flag(help: "Release what a view has shown once.")
   var readOnce = false
 
+  @Option(help: ArgumentHelp("What the journal may take on disk.", valueName: "BYTES"))
+  var quota: String?
+
   @Option(
     help: ArgumentHelp(
       "Keep the newest N sealed generations of each disk and drop older ones.", valueName: "N"))
@@ -126,6 +129,7 @@ struct Serve: ParsableCommand {
     arguments.stallBudget = stallBudget
     arguments.allowRelease = allowRelease
     arguments.readOnce = readOnce
+    arguments.quota = quota
     arguments.keep = keep
     arguments.keepOnly = keepOnly
     arguments.pidFile = pidFile

@@ -36,6 +36,8 @@ package struct ServeArguments: Sendable {
   package var allowRelease = false
   /// `--read-once`.
   package var readOnce = false
+  /// `--quota`, with or without a suffix such as G.
+  package var quota: String?
   /// `--keep`.
   package var keep: String?
   /// `--keep-only`, in order.

@@ -185,11 +185,21 @@ package struct ServeConfiguration: Sendable {
       }
       options.stallBudgetNanoseconds = milliseconds * 1_000_000
     }
+    options.quota = try parseQuota(arguments.quota)
     options.keptGenerations = try parseKept(arguments.keep)
     if let text = arguments.readTimeout {
       options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
     }
     return options
+  }
+
+  /// What the journal may take on disk; nil: what there is.
+  static func parseQuota(_ text: String?) throws(ServiceError) -> Quota? {
+    guard let text else { return nil }
+    guard let byteCount = ByteCount.parse(text), let quota = Quota(byteCount: byteCount) else {
+      throw .usage("--quota \(text): a number of bytes from 64M upwards is needed, such as 10G")
+    }
+    return quota
   }
 
   /// How many sealed generations are kept; nil: all.

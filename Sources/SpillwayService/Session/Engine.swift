@@ -67,6 +67,7 @@ package final class SessionEngine {
     options.adminAddress = "unix:" + plan.adminSocket
     options.whenFull = WhenFull(rawValue: plan.whenFull) ?? .taint
     options.stallBudgetNanoseconds = plan.stallBudgetMilliseconds * 1_000_000
+    options.quota = plan.quotaBytes.flatMap { Quota(byteCount: $0) }
     options.keptGenerations = plan.keptGenerations
     // A guest waits for its writes: what the ring lost is told by the taint, and does not keep them waiting.
     options.acceptLoss = true

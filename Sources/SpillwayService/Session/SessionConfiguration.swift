@@ -27,6 +27,8 @@ package struct SessionArguments: Sendable {
   package var speed: String?
   /// `--when-full`.
   package var whenFull: String?
+  /// `--quota`.
+  package var quota: String?
   /// `--keep`.
   package var keep: String?
   /// `--read-once`.
@@ -59,6 +61,7 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  var quota: Quota?
   var keptGenerations: Int?
   var isReadOnce: Bool
   /// How long to wait for the monitor's greeting, in milliseconds.
@@ -110,6 +113,7 @@ package struct SessionConfiguration: Sendable {
       try arguments.name.map { text throws(ServiceError) in
         try DiskSpecification.checkedName(text, context: "--name \(text)")
       } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    quota = try ServeConfiguration.parseQuota(arguments.quota)
     keptGenerations = try ServeConfiguration.parseKept(arguments.keep)
     isReadOnce = arguments.readOnce
     whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
