@@ -92,6 +92,7 @@ extension Journal {
       try append(.merge, layer.key, body: body.encoded)
       base = next == 0 ? nil : LayerKey(disk: layer.key.disk, generation: GenerationID(number: next))
     }
+    try flush()
     try indexer.run()
   }
 }
