@@ -20,6 +20,8 @@ help:
 	@echo '               and KILLS of the daemon under four writers'
 	@echo 'make tsan      what runs on several threads, under ThreadSanitizer'
 	@echo 'make bench     speed and space beside nbdkit and qemu-nbd, in one run'
+	@echo 'make fuzz      the protocol machine against libFuzzer, SECONDS for options and as many for requests'
+	@echo 'make bench-server  requests: MB/s, IOPS, latencies and CPU beside nbdkit and qemu-nbd'
 	@echo 'make bench-guest  what a guest feels: Spillway, nbdkit and qemu itself as targets of its backup job'
 	@echo 'make bench-space  bytes on disk beside raw, qcow2 and nbdkit'
 	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
@@ -43,6 +45,12 @@ check: packages
 # All tests are Swift Testing's; without XCTest's empty run its summary is the last word.
 test: packages
 	$(SWIFT) test --disable-xctest
+	Tests/Fuzzing/fuzz 10
+
+# What it finds lies below .build-fuzz; the corpus in Tests/Fuzzing/Corpus is where it starts.
+SECONDS ?= 300
+fuzz: packages
+	Tests/Fuzzing/fuzz $(SECONDS)
 
 # A Linux that writes to its disk all the time. It needs no KVM: where there is none, or one that does not work, both
 # it and libguestfs are emulated. Elsewhere the same tests are reported as skipped.
@@ -73,6 +81,11 @@ install: build
 bench: build
 	Benchmarks/push.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
 
+# Requests, as fio, nbdcopy and qemu-img send them, to Spillway and to the servers beside it, in turn.
+SERVER_ROUNDS ?= 5
+bench-server: build
+	Benchmarks/server.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(SERVER_ROUNDS)
+
 # What a guest feels while its old data is copied away: Spillway as the target of the backup job beside others, and beside
 # qemu's own fleecing. For a machine with nothing else to do as well. WRITES of each depth a round.
 GUEST_ROUNDS ?= 7
@@ -90,6 +103,6 @@ bench-engine: packages
 	$(SWIFT) run --configuration release --package-path Benchmarks EngineBenchmark --rounds $(ROUNDS)
 
 clean:
-	rm -rf .build .build-tsan Benchmarks/.build
+	rm -rf .build .build-tsan .build-fuzz Benchmarks/.build
 
-.PHONY: help packages build demo check test test-vm soak tsan install bench bench-guest bench-space bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-server fuzz bench-guest bench-space bench-engine clean

@@ -41,6 +41,7 @@ let package = Package(
     .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
     .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
     .systemLibrary(name: "CLibNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+    .systemLibrary(name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
     .target(name: "CSupport"),
 
     // Ground: quantities, threads, files, compression, the key-value store.
@@ -62,7 +63,7 @@ let package = Package(
       swiftSettings: strict + [.define("PLANTED_BUGS", .when(configuration: .debug))]),
     .target(name: "NBDProtocol", dependencies: ["Bytes"], swiftSettings: strict),
     .target(
-      name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CSupport"],
+      name: "NBDServer", dependencies: ["Bytes", "Threads", "NBDProtocol", "CGnuTLS", "CSupport"],
       swiftSettings: strict),
     .target(
       name: "NBDSource", dependencies: ["Bytes", "Threads", "CLibNBD", "CSupport"], swiftSettings: strict),

@@ -205,6 +205,14 @@ final class Ledger: @unchecked Sendable {
 
   // MARK: - Look up
 
+  /// The first sector at or behind `sector` of which memory knows anything in `layer`. The lock is held.
+  func firstKnown(_ layer: Layer, from sector: UInt64) -> UInt64? {
+    [
+      layer.spooled.firstSector(from: sector), layer.active.firstSector(from: sector),
+      layer.flushing.firstSector(from: sector),
+    ].compactMap { $0 }.min()
+  }
+
   /// What memory knows of `range` and what it does not. The caller holds the lock.
   func look(_ layer: Layer, _ range: SectorRange) -> (pieces: [PlannedPiece], gaps: Gaps) {
     var pieces: [PlannedPiece] = []

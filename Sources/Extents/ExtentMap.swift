@@ -134,6 +134,14 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
     }
   }
 
+  /// The first sector at or behind `sector` that has a value.
+  package func firstSector(from sector: UInt64) -> UInt64? {
+    guard var chunk = chunkIndex(for: sector) else { return nil }
+    var index = lowerBound(chunk, sector)
+    if index == chunks[chunk].count { (chunk, index) = (chunk + 1, 0) }
+    return chunk < chunks.count ? max(sector, chunks[chunk][index].start) : nil
+  }
+
   /// Calls `body` for each piece of `range` that has a value, in order, cut to `range`.
   package func forEach<Failure: Error>(
     in range: SectorRange, _ body: (SectorRange, Value) throws(Failure) -> Void

@@ -15,6 +15,10 @@ enum Magic {
   static let simpleReply: UInt32 = 0x6744_6698
   /// The start of a structured reply chunk.
   static let structuredReply: UInt32 = 0x668e_33ef
+  /// The start of an extended request.
+  static let extendedRequest: UInt32 = 0x21e4_1c71
+  /// The start of an extended reply chunk.
+  static let extendedReply: UInt32 = 0x6e8a_278c
 }
 
 /// Limits of this server, in bytes.
@@ -29,6 +33,8 @@ package enum Limits {
   package static let optionCountMax = 4096
   /// The largest payload of a READ or WRITE that is served, whatever was advertised.
   package static let payloadBytesMax: UInt64 = 64 << 20
+  /// How many metadata contexts a client may select.
+  package static let contextsMax = 64
   /// The longest text sent with an error.
   package static let messageBytesMax = 1024
   /// What the shell must be able to buffer: no step ever needs more at once.
@@ -47,11 +53,13 @@ enum OptionCode {
   static let exportName: UInt32 = 1
   static let abort: UInt32 = 2
   static let list: UInt32 = 3
+  static let startTLS: UInt32 = 5
   static let info: UInt32 = 6
   static let go: UInt32 = 7
   static let structuredReply: UInt32 = 8
   static let listMetaContext: UInt32 = 9
   static let setMetaContext: UInt32 = 10
+  static let extendedHeaders: UInt32 = 11
 }
 
 /// Option reply types ("Option reply types").
@@ -63,8 +71,10 @@ enum ReplyCode {
   static let unsupported: UInt32 = 1 << 31 | 1
   static let policy: UInt32 = 1 << 31 | 2
   static let invalid: UInt32 = 1 << 31 | 3
+  static let tlsRequired: UInt32 = 1 << 31 | 5
   static let unknown: UInt32 = 1 << 31 | 6
   static let tooBig: UInt32 = 1 << 31 | 9
+  static let extendedHeadersRequired: UInt32 = 1 << 31 | 10
 }
 
 /// Information types of NBD_OPT_INFO and NBD_OPT_GO.
@@ -88,13 +98,18 @@ struct TransmissionFlags: OptionSet, Sendable {
   static let writeZeroes = TransmissionFlags(rawValue: 1 << 6)
   static let dontFragment = TransmissionFlags(rawValue: 1 << 7)
   static let multiConnection = TransmissionFlags(rawValue: 1 << 8)
+  static let cache = TransmissionFlags(rawValue: 1 << 10)
+  static let fastZero = TransmissionFlags(rawValue: 1 << 11)
+  static let blockStatusPayload = TransmissionFlags(rawValue: 1 << 12)
 
-  /// What `export` offers a client; DF goes with structured replies and never without.
-  init(for export: ExportDescription, structuredReplies: Bool) {
-    self = [.hasFlags, .flush, .fua, .multiConnection]
+  /// What `export` offers a client that agreed on `replies` and has `hasContexts`: DF goes with chunks and never
+  /// without, the payload of BLOCK_STATUS with extended headers and something to choose from.
+  init(for export: ExportDescription, replies: ReplyStyle, hasContexts: Bool) {
+    self = [.hasFlags, .flush, .fua, .multiConnection, .cache]
     if export.isReadOnly { insert(.readOnly) } else { insert(.trim) }
-    if !export.isReadOnly && !export.takesOnlyTrims { insert(.writeZeroes) }
-    if structuredReplies { insert(.dontFragment) }
+    if !export.isReadOnly && !export.takesOnlyTrims { formUnion([.writeZeroes, .fastZero]) }
+    if replies != .simple { insert(.dontFragment) }
+    if replies == .extended, hasContexts { insert(.blockStatusPayload) }
   }
 }
 
@@ -105,6 +120,8 @@ struct CommandFlags: OptionSet {
   static let noHole = CommandFlags(rawValue: 1 << 1)
   static let dontFragment = CommandFlags(rawValue: 1 << 2)
   static let onlyOne = CommandFlags(rawValue: 1 << 3)
+  static let fastZero = CommandFlags(rawValue: 1 << 4)
+  static let payload = CommandFlags(rawValue: 1 << 5)
 }
 
 /// Request types that are served ("Request types").
@@ -114,6 +131,7 @@ enum CommandCode: UInt16 {
   case disconnect = 2
   case flush = 3
   case trim = 4
+  case cache = 5
   case writeZeroes = 6
   case blockStatus = 7
 }
@@ -124,6 +142,7 @@ enum ChunkCode {
   static let offsetData: UInt16 = 1
   static let offsetHole: UInt16 = 2
   static let blockStatus: UInt16 = 5
+  static let blockStatusExtended: UInt16 = 6
   static let error: UInt16 = 1 << 15 | 1
   static let errorOffset: UInt16 = 1 << 15 | 2
 }

@@ -16,11 +16,19 @@ package struct ExportDescription: Sendable, Equatable {
   package var preferredBlock: UInt32
   /// The largest payload in bytes that is advertised.
   package var maximumPayload: UInt32
+  /// The metadata contexts it has, by their names on the wire.
+  package var contexts: [String]
+  /// Whether only clients behind TLS see it and may use it.
+  package var requiresTLS: Bool
+
+  /// The context that every export has: which parts hold data, and which are known to be zeroes.
+  package static let allocationContext = "base:allocation"
 
   /// The default sizes suit most clients: 64 KiB preferred, 32 MiB as the largest payload.
   package init(
     name: String, text: String, byteCount: UInt64, isReadOnly: Bool, minimumBlock: UInt32,
-    takesOnlyTrims: Bool = false, preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20
+    takesOnlyTrims: Bool = false, preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20,
+    contexts: [String] = [ExportDescription.allocationContext], requiresTLS: Bool = false
   ) {
     precondition(!(isReadOnly && takesOnlyTrims), "what is read-only takes no trims")
     self.name = name
@@ -31,6 +39,8 @@ package struct ExportDescription: Sendable, Equatable {
     self.minimumBlock = minimumBlock
     self.preferredBlock = preferredBlock
     self.maximumPayload = maximumPayload
+    self.contexts = contexts
+    self.requiresTLS = requiresTLS
   }
 }
 

@@ -27,6 +27,8 @@ struct Handshake {
     case option
     case skipping(Int, reply: [UInt8])
     case opening(Opening)
+    /// NBD_OPT_STARTTLS was acknowledged: the shell makes the connection secure.
+    case securing
     case over
   }
 
@@ -40,9 +42,13 @@ struct Handshake {
 
   private var phase = Phase.greeting
   private var clientFlags: ClientFlags = []
-  private var structuredReplies = false
+  private let policy: TLSPolicy
+  private var isSecure = false
+  private var replies = ReplyStyle.simple
   private var contexts = MetaContextSelection()
   private var optionCount = 0
+
+  init(policy: TLSPolicy) { self.policy = policy }
 
   mutating func step(_ input: RawSpan, exports: ExportCatalog) -> ServerMachine.Step {
     switch phase {
@@ -52,19 +58,27 @@ struct Handshake {
     case .clientFlags: return takeClientFlags(input)
     case .option: return takeOption(input, exports: exports)
     case .skipping(let count, let reply): return skip(count, of: input, reply: reply)
-    case .opening, .over: preconditionFailure("the shell has the turn")
+    case .opening, .securing, .over: preconditionFailure("the shell has the turn")
     }
+  }
+
+  /// The shell has made the connection secure. Whatever was agreed on before counts no more: it may have been said by
+  /// somebody in between.
+  mutating func secured() {
+    guard case .securing = phase else { preconditionFailure("nobody asked for TLS") }
+    isSecure = true
+    (replies, contexts, phase) = (.simple, MetaContextSelection(), .option)
   }
 
   /// The shell has bound the export: the reply, and the state for the requests.
   mutating func accept() -> ([UInt8], Transmission) {
     guard case .opening(let opening) = phase else { preconditionFailure("nothing is being opened") }
     phase = .over
+    let name = opening.requestedName
     let transmission = Transmission(
-      export: opening.export, structuredReplies: structuredReplies,
-      contexts: contexts.active(for: opening.requestedName))
-    guard let infos = opening.infos else { return (exportNameReply(opening.export), transmission) }
-    return (informationReply(OptionCode.go, opening.export, infos), transmission)
+      export: opening.export, replies: replies, contexts: contexts.active(for: name))
+    guard let infos = opening.infos else { return (exportNameReply(opening.export, as: name), transmission) }
+    return (informationReply(OptionCode.go, opening.export, as: name, infos), transmission)
   }
 
   /// The shell could not bind the export: the error reply, or nil when the option has none.
@@ -107,7 +121,10 @@ struct Handshake {
     let option = input.bigEndian(at: 8, as: UInt32.self)
     let length = Int(input.bigEndian(at: 12, as: UInt32.self))
     if let refusal = refusal(of: option, length: length) { return hangUp(16, refusal) }
-    guard Self.isKnown(option) else {
+    if needsTLS, option != OptionCode.startTLS, option != OptionCode.abort {
+      return startSkipping(length, reply: OptionReply.error(option, .needsTLS))
+    }
+    guard isKnown(option) else {
       let fault = OptionFault(ReplyCode.unsupported, "option \(option) is not supported")
       return startSkipping(length, reply: OptionReply.error(option, fault))
     }
@@ -128,15 +145,22 @@ struct Handshake {
     if length > Limits.skippedBytesMax { return "\(length) bytes of option data" }
     if optionCount >= Limits.optionCountMax { return "more than \(Limits.optionCountMax) options" }
     if option == OptionCode.exportName {
+      if needsTLS { return "NBD_OPT_EXPORT_NAME without TLS" }
+      if replies == .extended { return "NBD_OPT_EXPORT_NAME after extended headers were agreed on" }
       return length > Limits.stringBytesMax ? "an export name of \(length) bytes" : nil
     }
     return clientFlags.contains(.fixedNewstyle) ? nil : "option \(option) without C_FIXED_NEWSTYLE"
   }
 
-  private static func isKnown(_ option: UInt32) -> Bool {
+  /// Whether nothing is served before TLS, and there is none yet.
+  private var needsTLS: Bool { policy == .require && !isSecure }
+
+  private func isKnown(_ option: UInt32) -> Bool {
     switch option {
+    case OptionCode.startTLS: policy != .off
     case OptionCode.exportName, OptionCode.abort, OptionCode.list, OptionCode.info, OptionCode.go,
-      OptionCode.structuredReply, OptionCode.listMetaContext, OptionCode.setMetaContext:
+      OptionCode.structuredReply, OptionCode.listMetaContext, OptionCode.setMetaContext,
+      OptionCode.extendedHeaders:
       true
     default: false
     }
@@ -174,7 +198,9 @@ struct Handshake {
       case OptionCode.abort: return abort()
       case OptionCode.list: return .send(try list(data, exports: exports))
       case OptionCode.info, OptionCode.go: return try inform(option, data, exports: exports)
-      case OptionCode.structuredReply: return .send(try useStructuredReplies(data))
+      case OptionCode.startTLS: return try startTLS(data)
+      case OptionCode.structuredReply, OptionCode.extendedHeaders:
+        return .send(try useReplies(option, data))
       default: return .send(try useContexts(option, data, exports: exports))
       }
     } catch {
@@ -187,7 +213,7 @@ struct Handshake {
     var data = data
     do throws(OptionFault) {
       let name = try data.takeString(byteCount: data.remaining)
-      guard let export = exports.find(name) else { throw .unknownExport }
+      let export = try find(name, exports)
       phase = .opening(Opening(export: export, requestedName: name, infos: nil))
       return .open(export)
     } catch {
@@ -204,7 +230,7 @@ struct Handshake {
   private func list(_ data: OptionData, exports: ExportCatalog) throws(OptionFault) -> [UInt8] {
     try data.requireEnd()
     var reply: [UInt8] = []
-    for export in exports.list() {
+    for export in exports.list() where isSecure || !export.requiresTLS {
       OptionReply.append(OptionCode.list, ReplyCode.server, to: &reply) { data in
         data.appendBigEndian(UInt32(export.name.utf8.count))
         data += export.name.utf8
@@ -222,16 +248,38 @@ struct Handshake {
     var infos: [UInt16] = []
     for _ in 0..<(try data.take(UInt16.self)) { infos.append(try data.take()) }
     try data.requireEnd()
-    guard let export = exports.find(name) else { throw .unknownExport }
-    guard option == OptionCode.go else { return .send(informationReply(option, export, infos)) }
+    let export = try find(name, exports)
+    guard option == OptionCode.go else { return .send(informationReply(option, export, as: name, infos)) }
     phase = .opening(Opening(export: export, requestedName: name, infos: infos))
     return .open(export)
   }
 
-  private mutating func useStructuredReplies(_ data: OptionData) throws(OptionFault) -> [UInt8] {
+  /// The export `name`, if this client may have it.
+  private func find(_ name: String, _ exports: ExportCatalog) throws(OptionFault) -> ExportDescription {
+    guard let export = exports.find(name) else { throw .unknownExport }
+    if export.requiresTLS, !isSecure { throw .needsTLS }
+    return export
+  }
+
+  private mutating func startTLS(_ data: OptionData) throws(OptionFault) -> ServerMachine.Event {
     try data.requireEnd()
-    structuredReplies = true
-    return OptionReply.ack(OptionCode.structuredReply)
+    guard !isSecure else { throw OptionFault(ReplyCode.invalid, "the connection uses TLS already") }
+    phase = .securing
+    return .startTLS(OptionReply.ack(OptionCode.startTLS))
+  }
+
+  /// Extended headers are more than structured replies, and once agreed on they stay.
+  private mutating func useReplies(_ option: UInt32, _ data: OptionData) throws(OptionFault) -> [UInt8] {
+    try data.requireEnd()
+    guard option != OptionCode.extendedHeaders else {
+      replies = .extended
+      return OptionReply.ack(option)
+    }
+    guard replies != .extended else {
+      throw OptionFault(ReplyCode.extendedHeadersRequired, "extended headers were agreed on")
+    }
+    replies = .structured
+    return OptionReply.ack(option)
   }
 
   private mutating func useContexts(
@@ -239,39 +287,44 @@ struct Handshake {
   ) throws(OptionFault) -> [UInt8] {
     if option == OptionCode.listMetaContext {
       let query = try MetaContextQuery(data)
-      guard exports.find(query.exportName) != nil else { throw .unknownExport }
-      return OptionReply.contexts(option, query.listed.map { ($0, 0) })
+      return OptionReply.contexts(option, query.listed(of: try find(query.exportName, exports).contexts))
     }
     contexts.clear()
-    guard structuredReplies else { throw OptionFault(ReplyCode.invalid, "structured replies come first") }
+    guard replies != .simple else {
+      throw OptionFault(ReplyCode.invalid, "structured replies or extended headers come first")
+    }
     let query = try MetaContextQuery(data)
-    guard exports.find(query.exportName) != nil else { throw .unknownExport }
-    contexts.select(query)
-    return OptionReply.contexts(option, query.selected.map { ($0, $0.id) })
+    let selected = try query.selected(of: try find(query.exportName, exports).contexts)
+    contexts.select(selected, of: query.exportName)
+    return OptionReply.contexts(option, selected)
   }
 
   // MARK: - Replies
 
-  private func flags(of export: ExportDescription) -> UInt16 {
-    TransmissionFlags(for: export, structuredReplies: structuredReplies).rawValue
+  /// The flags of `export`, which the client calls `name`.
+  private func flags(of export: ExportDescription, as name: String) -> UInt16 {
+    let hasContexts = !contexts.active(for: name).isEmpty
+    return TransmissionFlags(for: export, replies: replies, hasContexts: hasContexts).rawValue
   }
 
-  private func exportNameReply(_ export: ExportDescription) -> [UInt8] {
+  private func exportNameReply(_ export: ExportDescription, as name: String) -> [UInt8] {
     var reply: [UInt8] = []
     reply.appendBigEndian(export.byteCount)
-    reply.appendBigEndian(flags(of: export))
+    reply.appendBigEndian(flags(of: export, as: name))
     if !clientFlags.contains(.noZeroes) { reply += [UInt8](repeating: 0, count: 124) }
     return reply
   }
 
   /// The answers to NBD_OPT_INFO and NBD_OPT_GO: EXPORT and BLOCK_SIZE always, NAME and DESCRIPTION on
   /// request.
-  private func informationReply(_ option: UInt32, _ export: ExportDescription, _ asked: [UInt16]) -> [UInt8] {
+  private func informationReply(
+    _ option: UInt32, _ export: ExportDescription, as name: String, _ asked: [UInt16]
+  ) -> [UInt8] {
     var reply: [UInt8] = []
     OptionReply.append(option, ReplyCode.info, to: &reply) { data in
       data.appendBigEndian(InfoCode.export)
       data.appendBigEndian(export.byteCount)
-      data.appendBigEndian(flags(of: export))
+      data.appendBigEndian(flags(of: export, as: name))
     }
     OptionReply.append(option, ReplyCode.info, to: &reply) { data in
       data.appendBigEndian(InfoCode.blockSize)

@@ -1,12 +1,14 @@
-/// The metadata contexts that exports have ("Metadata querying"). The raw value is the name on the wire.
-enum MetaContext: String, CaseIterable {
-  case baseAllocation = "base:allocation"
+/// A metadata context ("Metadata querying") under the number that a connection knows it by.
+package struct MetaContext: Equatable, Sendable {
+  /// What block status replies call it.
+  package let id: UInt32
+  /// Its name on the wire.
+  package let name: String
 
-  /// The id under which SET_META_CONTEXT hands it out.
-  var id: UInt32 {
-    switch self {
-    case .baseAllocation: 1
-    }
+  /// Numbers are this server's to choose, as long as no two of a connection are the same.
+  package init(id: UInt32, name: String) {
+    self.id = id
+    self.name = name
   }
 }
 
@@ -32,16 +34,25 @@ struct MetaContextQuery {
     self.queries = queries
   }
 
-  /// What LIST answers: everything when nothing is asked; `base:` is a wildcard; what is unknown is ignored.
-  var listed: [MetaContext] {
-    MetaContext.allCases.filter { context in
-      queries.isEmpty || queries.contains(context.rawValue)
-        || queries.contains { $0.hasSuffix(":") && context.rawValue.hasPrefix($0) }
-    }
+  /// What LIST answers of the contexts that there are: everything when nothing is asked; `base:` or `qemu:dirty-bitmap:`
+  /// is a wildcard; what is unknown is ignored.
+  func listed(of names: [String]) -> [MetaContext] {
+    let (asked, wildcards) = (Set(queries), queries.filter { $0.hasSuffix(":") })
+    return names.filter { name in
+      queries.isEmpty || asked.contains(name) || wildcards.contains { name.hasPrefix($0) }
+    }.map { MetaContext(id: 0, name: $0) }
   }
 
-  /// What SET selects: what is named in full, and nothing else.
-  var selected: [MetaContext] { MetaContext.allCases.filter { queries.contains($0.rawValue) } }
+  /// What SET selects: what is named in full, once, and nothing else. Numbers are places in the list of all, so that
+  /// `base:allocation` is 1 everywhere.
+  func selected(of names: [String]) throws(OptionFault) -> [MetaContext] {
+    let asked = Set(queries)
+    let found = names.enumerated().filter { asked.contains($0.element) }
+    guard found.count <= Limits.contextsMax else {
+      throw OptionFault(ReplyCode.tooBig, "more than \(Limits.contextsMax) contexts")
+    }
+    return found.map { MetaContext(id: UInt32($0.offset + 1), name: $0.element) }
+  }
 }
 
 /// What the last NBD_OPT_SET_META_CONTEXT selected. Each such option replaces it, also one that fails.
@@ -51,9 +62,9 @@ struct MetaContextSelection {
 
   mutating func clear() { self = MetaContextSelection() }
 
-  mutating func select(_ query: MetaContextQuery) {
-    exportName = query.exportName
-    contexts = query.selected
+  mutating func select(_ contexts: [MetaContext], of exportName: String) {
+    self.exportName = exportName
+    self.contexts = contexts
   }
 
   /// What is live when the client enters transmission with `name`: nothing if it selected for another name.

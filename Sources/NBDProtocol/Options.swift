@@ -11,6 +11,7 @@ struct OptionFault: Error {
   }
 
   static let unknownExport = OptionFault(ReplyCode.unknown, "there is no export of this name")
+  static let needsTLS = OptionFault(ReplyCode.tlsRequired, "this takes TLS")
   static let malformed = OptionFault(ReplyCode.invalid, "the option's data does not have its length")
 }
 
@@ -83,12 +84,12 @@ enum OptionReply {
     return reply
   }
 
-  static func contexts(_ option: UInt32, _ contexts: [(context: MetaContext, id: UInt32)]) -> [UInt8] {
+  static func contexts(_ option: UInt32, _ contexts: [MetaContext]) -> [UInt8] {
     var reply: [UInt8] = []
-    for (context, id) in contexts {
+    for context in contexts {
       append(option, ReplyCode.metaContext, to: &reply) { data in
-        data.appendBigEndian(id)
-        data += context.rawValue.utf8
+        data.appendBigEndian(context.id)
+        data += context.name.utf8
       }
     }
     return reply + ack(option)

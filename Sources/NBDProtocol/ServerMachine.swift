@@ -3,7 +3,8 @@
 ///
 /// The shell keeps what it has received in a buffer and calls `step` with all of it. It drops `consumed`
 /// bytes, does what the event says and calls `step` again. What a stream means does not depend on how it was
-/// cut up. Three events hand the turn to the shell: after `.open` it calls `accept` or `refuse`, after a
+/// cut up. Four events hand the turn to the shell: after `.open` it calls `accept` or `refuse`, after `.startTLS` it
+/// drops everything it has received in the clear, makes the connection secure and calls `secured`, after a
 /// `.request` for a write it moves the payload wherever it likes and says so with `tookPayload` (or gives the
 /// rest up with `refusePayload`), after `.disconnect` and `.hangUp` it never calls `step` again.
 package struct ServerMachine {
@@ -15,6 +16,8 @@ package struct ServerMachine {
     case proceed
     /// Send these bytes.
     case send([UInt8])
+    /// Send these bytes, then speak TLS.
+    case startTLS([UInt8])
     /// Bind the connection to this export.
     case open(ExportDescription)
     /// Serve this request.
@@ -41,11 +44,11 @@ package struct ServerMachine {
     }
   }
 
-  private var handshake = Handshake()
+  private var handshake: Handshake
   private var transmission: Transmission?
 
-  /// A machine that is about to greet.
-  package init() {}
+  /// A machine that is about to greet. Its connection keeps to `policy` from beginning to end.
+  package init(tls policy: TLSPolicy = .off) { handshake = Handshake(policy: policy) }
 
   /// Looks at `input`, everything that is received and not consumed, and takes the next message from it.
   package mutating func step(_ input: RawSpan, exports: ExportCatalog) -> Step {
@@ -63,6 +66,9 @@ package struct ServerMachine {
     return reply
   }
 
+  /// Answers `.startTLS`: from here on the bytes are those inside of TLS.
+  package mutating func secured() { handshake.secured() }
+
   /// Answers `.open` with no. Send the result, or hang up when it is nil (NBD_OPT_EXPORT_NAME has no other
   /// no).
   package mutating func refuse(_ code: NBDError, _ message: String) -> [UInt8]? {
@@ -72,7 +78,7 @@ package struct ServerMachine {
   /// How the replies of this connection are written. Only while transmitting.
   package var replies: ReplyEncoder {
     precondition(transmission != nil, "replies are a matter of the transmission phase")
-    return ReplyEncoder(structured: transmission!.structuredReplies)
+    return ReplyEncoder(transmission!.replies)
   }
 
   /// How many bytes of the current write's payload are still to come.

@@ -54,7 +54,7 @@ final class Connection: @unchecked Sendable {
   /// The body of the reader thread.
   func run() {
     var input = InputBuffer()
-    var machine = ServerMachine()
+    var machine = ServerMachine(tls: server.options.tls?.policy ?? .off)
     do throws(ConnectionEnd) {
       guard let session = try negotiate(&machine, &input) else { return log(.done) }
       let end = serve(session, &machine, &input)
@@ -94,8 +94,9 @@ final class Connection: @unchecked Sendable {
       case .hangUp(let reply, let reason):
         if reply.isEmpty { throw .hungUp(reason) }
         try send(reply, before: deadline)
-        socket.shutdown()
+        socket.finish()
         return nil
+      case .startTLS(let reply): try secure(reply, &machine, input, before: deadline)
       case .request, .refuse, .disconnect: preconditionFailure("a request before the negotiation was over")
       }
     }
@@ -103,13 +104,29 @@ final class Connection: @unchecked Sendable {
 
   private func receive(_ input: inout InputBuffer, before deadline: UInt64) throws(ConnectionEnd) {
     do throws(SocketError) {
-      let now = MonotonicClock.nanoseconds()
-      if now >= deadline { throw .timedOut }
-      try socket.waitReadable(nanoseconds: deadline - now)
-      try input.receive(from: socket)
+      repeat {
+        let now = MonotonicClock.nanoseconds()
+        if now >= deadline { throw .timedOut }
+        try socket.waitReadable(nanoseconds: deadline - now)
+        // Inside TLS there may be something to read, and still nothing for us.
+      } while try !input.receiveSome(from: socket)
     } catch {
       throw .socket(error)
     }
+  }
+
+  /// The answer to NBD_OPT_STARTTLS, and the handshake that follows.
+  private func secure(
+    _ reply: [UInt8], _ machine: inout ServerMachine, _ input: borrowing InputBuffer, before deadline: UInt64
+  ) throws(ConnectionEnd) {
+    // A client waits for the answer. Who sent more may be somebody in between, who wants it taken for the client's.
+    guard input.byteCount == 0 else { throw .hungUp("data in the clear behind NBD_OPT_STARTTLS") }
+    guard let tls = server.options.tls else { preconditionFailure("the machine knows that TLS is off") }
+    try send(reply, before: deadline)
+    do throws(SocketError) { try socket.secure(tls.credentials, deadline: deadline) } catch {
+      throw .socket(error)
+    }
+    machine.secured()
   }
 
   private func send(_ reply: [UInt8], before deadline: UInt64) throws(ConnectionEnd) {
@@ -162,7 +179,7 @@ final class Connection: @unchecked Sendable {
         case .refuse(let refusal): try service.fail(refusal)
         case .disconnect: throw .done
         case .hangUp(_, let reason): throw .hungUp(reason)
-        case .send, .open: preconditionFailure("an option after the negotiation was over")
+        case .send, .open, .startTLS: preconditionFailure("an option after the negotiation was over")
         }
       }
     } catch {
@@ -195,14 +212,14 @@ final class Connection: @unchecked Sendable {
     }
   }
 
-  /// Has the request `cookie` answered when everything acknowledged up to now, and what it changed, survives power loss.
+  /// Has the request `tag` answered when everything acknowledged up to now, and what it changed, survives power loss.
   /// Reader thread only, which goes on meanwhile: a queue of such requests shares its flushes.
-  func answerWhenDurable(_ cookie: UInt64, _ service: RequestService) throws(ConnectionEnd) {
+  func answerWhenDurable(_ tag: RequestTag, _ service: RequestService) throws(ConnectionEnd) {
     if flusher == nil {
       flusher = WorkerThread(name: "nbd-flush-\(number)") { service.answerDurable() }
       if flusher == nil { throw .dropped("no thread left to flush") }
     }
-    durable.add(cookie)
+    durable.add(tag)
   }
 
   /// After NBD_CMD_DISC what was flushed for is still answered, as the protocol asks for.
@@ -215,7 +232,7 @@ final class Connection: @unchecked Sendable {
     if case .done = end { isClean = true }
     durable.end(dropping: !isClean)
     if isClean { flusher?.join() }
-    socket.shutdown()
+    if isClean { socket.finish() } else { socket.shutdown() }
     if !isClean { flusher?.join() }
     answerer?.join()
     blocking.join()

@@ -1,3 +1,4 @@
+internal import NBDProtocol
 internal import Threads
 
 /// The replies of one connection that wait until what they say survives power loss: to FLUSH, and to changes with FUA.
@@ -9,32 +10,32 @@ final class DurableReplies: @unchecked Sendable {
   // Sendable: everything mutable is guarded by `lock`.
   private let lock = Lock()
   private let changed: Condition
-  private var cookies: [UInt64] = []
+  private var tags: [RequestTag] = []
   private var hasEnded = false
 
   private static let most = 1024
 
   init() { changed = Condition(lock) }
 
-  /// Lists the reply to request `cookie`. Reader thread only, which also calls `end`.
-  func add(_ cookie: UInt64) {
+  /// Lists the reply to request `tag`. Reader thread only, which also calls `end`.
+  func add(_ tag: RequestTag) {
     lock.withLock {
-      while cookies.count >= Self.most, !hasEnded { changed.wait() }
-      cookies.append(cookie)
+      while tags.count >= Self.most, !hasEnded { changed.wait() }
+      tags.append(tag)
       changed.broadcast()
     }
   }
 
   /// Waits for replies and takes all of them. Nil after `end` when none is left.
-  func take() -> [UInt64]? {
+  func take() -> [RequestTag]? {
     lock.withLock {
-      while cookies.isEmpty, !hasEnded { changed.wait() }
-      if cookies.isEmpty { return nil }
+      while tags.isEmpty, !hasEnded { changed.wait() }
+      if tags.isEmpty { return nil }
       defer {
-        cookies = []
+        tags = []
         changed.broadcast()
       }
-      return cookies
+      return tags
     }
   }
 
@@ -45,7 +46,7 @@ final class DurableReplies: @unchecked Sendable {
   func end(dropping: Bool) {
     lock.withLock {
       hasEnded = true
-      if dropping { cookies = [] }
+      if dropping { tags = [] }
       changed.broadcast()
     }
   }

@@ -56,9 +56,12 @@ package protocol ExportSession: AnyObject, Sendable {
   /// A read of `range` was served and its reply is sent. On the thread that sent it.
   func didAnswerRead(_ range: ByteRange)
 
-  /// The allocation of `range`, from its start: neighbouring extents differ, the lengths add up to at most
-  /// `range` and at least one byte. At most `limit` extents (≥ 1).
-  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent]
+  /// `range` is about to be read: what that takes may be fetched now. Says nothing of what came of it.
+  func cache(_ range: ByteRange)
+
+  /// What the metadata context of that name, one of the export's, says of `range`, from its start: neighbouring extents
+  /// differ, the lengths add up to at most `range` and at least one byte. At most `limit` extents (≥ 1).
+  func blockStatus(_ range: ByteRange, context: String, limit: Int) throws(ExportError) -> [BlockExtent]
 
   /// The connection has ended and no call is running any more. `cleanly` when it ended with NBD_CMD_DISC.
   func close(cleanly: Bool)

@@ -37,14 +37,19 @@ struct InputBuffer: ~Copyable {
     if start == end { (start, end) = (0, 0) }
   }
 
+  /// Receives what is there, if anything comes soon. False when nothing did.
+  mutating func receiveSome(from socket: Socket) throws(SocketError) -> Bool {
+    followsLargePayload = false
+    // SAFETY: an empty buffer without an address is a valid vector of no bytes.
+    return try unsafe receive(UnsafeMutableRawBufferPointer(start: nil, count: 0), from: socket) != nil
+  }
+
   /// Receives more, at least one byte, however long that takes.
   mutating func receive(from socket: Socket) throws(SocketError) {
-    // SAFETY: an empty buffer without an address is a valid vector of no bytes.
-    while try unsafe receive(UnsafeMutableRawBufferPointer(start: nil, count: 0), from: socket) == nil {
+    while try !receiveSome(from: socket) {
       // An idle client is waited for without a time limit, so that it costs nothing.
       try socket.waitReadable()
     }
-    followsLargePayload = false
   }
 
   /// Fills `payload` from the buffer first and then from the socket; what the socket gives beyond it stays

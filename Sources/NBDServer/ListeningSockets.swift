@@ -28,6 +28,10 @@ struct ListeningSockets: ~Copyable {
       self.descriptors = descriptors
       file = nil
       self.address = .tcp(host: host, port: bound)
+    case .vsock(let context, let port):
+      descriptors = [try Self.listen(context: context, port: port)]
+      file = nil
+      self.address = address
     }
   }
 
@@ -35,6 +39,9 @@ struct ListeningSockets: ~Copyable {
   /// `descriptor`.
   init(inheriting descriptor: Int32, as address: ListenAddress) {
     descriptors = [descriptor]
+    // A client that is gone between poll and accept must not make us wait for the next one.
+    let status = fcntl(descriptor, F_GETFL)
+    if status >= 0 { _ = fcntl(descriptor, F_SETFL, status | O_NONBLOCK) }
     file = nil
     self.address = address
   }
@@ -186,7 +193,31 @@ struct ListeningSockets: ~Copyable {
     setOption(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, 10)
   }
 
-  // MARK: - Both
+  // MARK: - Vsock
+
+  private static func listen(context: UInt32, port: UInt32) throws(ServerError) -> Int32 {
+    let name = ListenAddress.vsock(context: context, port: port).description
+    let descriptor = try open(ListenAddress.vsockFamily, name)
+    do throws(ServerError) {
+      var storage = sockaddr_storage()
+      // SAFETY: a sockaddr_vm is 16 bytes of the storage; its fields lie where ListenAddress says.
+      let code = unsafe withUnsafeMutableBytes(of: &storage) { bytes -> Int32 in
+        unsafe bytes.storeBytes(of: UInt16(ListenAddress.vsockFamily), as: UInt16.self)
+        unsafe bytes.storeBytes(of: port, toByteOffset: 4, as: UInt32.self)
+        unsafe bytes.storeBytes(of: context, toByteOffset: 8, as: UInt32.self)
+        let address = unsafe bytes.assumingMemoryBound(to: sockaddr.self).baseAddress!
+        return unsafe Glibc.bind(descriptor, address, 16) == 0 ? 0 : errno
+      }
+      if code != 0 { throw ServerError("\(name): \(SystemError.text(code))") }
+      try startListening(descriptor, name)
+      return descriptor
+    } catch {
+      close(descriptor)
+      throw error
+    }
+  }
+
+  // MARK: - All
 
   private static func open(_ family: Int32, _ name: String) throws(ServerError) -> Int32 {
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)

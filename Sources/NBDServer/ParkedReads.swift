@@ -1,10 +1,11 @@
 internal import Bytes
+internal import NBDProtocol
 internal import Threads
 
 /// A read that waits for data to arrive. It holds no thread and no buffer.
 final class ParkedRead: @unchecked Sendable {
   // Sendable: `round` is guarded by the lock of its `ParkedReads`.
-  let cookie: UInt64
+  let tag: RequestTag
   let range: ByteRange
   let inOneChunk: Bool
   /// When the request came in (nanoseconds of `MonotonicClock`).
@@ -12,8 +13,8 @@ final class ParkedRead: @unchecked Sendable {
   /// Counts the waiters of this read: only the latest may wake it, and that once.
   fileprivate var round: UInt64 = 0
 
-  init(cookie: UInt64, range: ByteRange, inOneChunk: Bool, since: UInt64) {
-    self.cookie = cookie
+  init(_ tag: RequestTag, range: ByteRange, inOneChunk: Bool, since: UInt64) {
+    self.tag = tag
     self.range = range
     self.inOneChunk = inOneChunk
     self.since = since

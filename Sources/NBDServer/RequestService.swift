@@ -23,20 +23,24 @@ struct RequestService: Sendable {
     case .read(let range, let inOneChunk):
       try read(
         ParkedRead(
-          cookie: request.cookie, range: range, inOneChunk: inOneChunk,
-          since: MonotonicClock.nanoseconds()))
+          request.tag, range: range, inOneChunk: inOneChunk, since: MonotonicClock.nanoseconds()))
     case .write(let range, let durable):
-      try write(request.cookie, range, durable: durable, &machine, &input)
+      try write(request.tag, range, durable: durable, &machine, &input)
     case .writeZeroes(let range, let mayTrim, let durable):
-      try change(request.cookie, durable: durable) { () throws(ExportError) in
+      try change(request.tag, durable: durable) { () throws(ExportError) in
         try session.writeZeroes(range, mayTrim: mayTrim)
       }
     case .trim(let range, let durable):
-      try change(request.cookie, durable: durable) { () throws(ExportError) in try session.trim(range) }
+      try change(request.tag, durable: durable) { () throws(ExportError) in try session.trim(range) }
     case .flush:
-      try connection.answerWhenDurable(request.cookie, self)
+      try connection.answerWhenDurable(request.tag, self)
+    case .cache(let range):
+      session.cache(range)
+      try succeed(request.tag)
     case .blockStatus(let range, let contexts, let onlyOne):
-      try blockStatus(request.cookie, range, contexts: contexts, limit: onlyOne ? 1 : Self.extentsMax)
+      // All contexts together have one bound, for they are one reply.
+      let limit = onlyOne ? 1 : Self.extentsMax / max(1, contexts.count)
+      try blockStatus(request.tag, range, contexts: contexts, limit: limit)
     }
   }
 
@@ -111,7 +115,7 @@ struct RequestService: Sendable {
       if case .blocked = outcome { try connection.serveBlocking((read, isRetry: true), self) }
     case .failed(let error):
       connection.parked.forget(read)
-      try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
+      try fail(Refusal(read.tag, error.code, error.message))
     }
   }
 
@@ -139,7 +143,7 @@ struct RequestService: Sendable {
         read.range, into: &target, since: read.since, isRetry: isRetry, mayBlock: mayBlock, waiter: waiter)
     } catch {
       settled()
-      try fail(Refusal(cookie: read.cookie, code: error.code, message: error.message))
+      try fail(Refusal(read.tag, error.code, error.message))
       return .answered
     }
     switch outcome {
@@ -160,19 +164,19 @@ struct RequestService: Sendable {
     var parts: [ReplyChannel.Part] = []
     let isOneHole = pieces.count == 1 && pieces[0].isHole
     let isWhole = read.inOneChunk || pieces.count > Self.chunksMax
-    if !replies.structured || (isWhole && !isOneHole) {
-      replies.appendWholeRead(read.range, cookie: read.cookie, to: &header)
+    if !replies.hasChunks || (isWhole && !isOneHole) {
+      replies.appendWholeRead(read.range, read.tag, to: &header)
       parts = [.header(0..<header.count), .payload(0..<Int(read.range.count))]
     } else {
       for (index, piece) in pieces.enumerated() {
         let start = header.count
         let isLast = index == pieces.count - 1
         if piece.isHole {
-          replies.appendHole(piece.range, cookie: read.cookie, isLast: isLast, to: &header)
+          replies.appendHole(piece.range, read.tag, isLast: isLast, to: &header)
           parts.append(.header(start..<header.count))
         } else {
           let first = Int(piece.range.start - read.range.start)
-          replies.appendData(piece.range, cookie: read.cookie, isLast: isLast, to: &header)
+          replies.appendData(piece.range, read.tag, isLast: isLast, to: &header)
           parts += [.header(start..<header.count), .payload(first..<first + Int(piece.range.count))]
         }
       }
@@ -187,7 +191,7 @@ struct RequestService: Sendable {
   // MARK: - Changes
 
   private func write(
-    _ cookie: UInt64, _ range: ByteRange, durable: Bool, _ machine: inout ServerMachine,
+    _ tag: RequestTag, _ range: ByteRange, durable: Bool, _ machine: inout ServerMachine,
     _ input: inout InputBuffer
   ) throws(ConnectionEnd) {
     let since = MonotonicClock.nanoseconds()
@@ -205,7 +209,7 @@ struct RequestService: Sendable {
       throw error
     }
     machine.tookPayload(machine.payloadRemaining)
-    try change(cookie, durable: durable, since: since) { () throws(ExportError) in
+    try change(tag, durable: durable, since: since) { () throws(ExportError) in
       try reservation.commit()
     } retired: {
       reservation.abandon()
@@ -233,7 +237,7 @@ struct RequestService: Sendable {
 
   /// Makes a change unless the connection is retired, and replies; with `durable` the reply waits for a flush.
   private func change(
-    _ cookie: UInt64, durable: Bool, since: UInt64? = nil, _ body: () throws(ExportError) -> AfterReply?,
+    _ tag: RequestTag, durable: Bool, since: UInt64? = nil, _ body: () throws(ExportError) -> AfterReply?,
     retired: () -> Void = {}
   ) throws(ConnectionEnd) {
     let since = since ?? MonotonicClock.nanoseconds()
@@ -247,19 +251,19 @@ struct RequestService: Sendable {
       connection.gate.end()
     } catch {
       connection.gate.end()
-      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
+      return try fail(Refusal(tag, error.code, error.message))
     }
     // What a change entails is owed to other connections, whether or not this one still takes its reply.
     defer { afterReply?() }
-    if durable { return try connection.answerWhenDurable(cookie, self) }
-    try succeed(cookie)
+    if durable { return try connection.answerWhenDurable(tag, self) }
+    try succeed(tag)
     session.didAcknowledge(nanoseconds: MonotonicClock.nanoseconds() - since)
   }
 
   /// The body of the flusher thread: one flush for all the replies that wait for one.
   func answerDurable() {
     do throws(ConnectionEnd) {
-      while let cookies = connection.durable.take() { try flush(for: cookies) }
+      while let tags = connection.durable.take() { try flush(for: tags) }
     } catch {
       // The reader thread finds the socket closed and ends the connection.
       connection.durable.giveUp()
@@ -267,40 +271,41 @@ struct RequestService: Sendable {
     }
   }
 
-  private func flush(for cookies: [UInt64]) throws(ConnectionEnd) {
+  private func flush(for tags: [RequestTag]) throws(ConnectionEnd) {
     do throws(ExportError) {
       try session.flush()
     } catch {
-      for cookie in cookies { try fail(Refusal(cookie: cookie, code: error.code, message: error.message)) }
+      for tag in tags { try fail(Refusal(tag, error.code, error.message)) }
       return
     }
     var header: [UInt8] = []
-    for cookie in cookies { replies.appendSuccess(cookie: cookie, to: &header) }
+    for tag in tags { replies.appendSuccess(tag, to: &header) }
     try send(header)
   }
 
   // MARK: - Block status
 
   private func blockStatus(
-    _ cookie: UInt64, _ range: ByteRange, contexts: [UInt32], limit: Int
+    _ tag: RequestTag, _ range: ByteRange, contexts: [MetaContext], limit: Int
   ) throws(ConnectionEnd) {
-    let extents: [BlockExtent]
-    do throws(ExportError) {
-      extents = try session.blockStatus(range, limit: limit)
-    } catch {
-      return try fail(Refusal(cookie: cookie, code: error.code, message: error.message))
-    }
     var header: [UInt8] = []
-    for context in contexts {
-      replies.appendBlockStatus(
-        extents, context: context, cookie: cookie, isLast: context == contexts.last, to: &header)
+    do throws(ExportError) {
+      for (index, context) in contexts.enumerated() {
+        let extents = try session.blockStatus(range, context: context.name, limit: limit)
+        replies.appendBlockStatus(
+          extents, context: context.id, tag, isLast: index == contexts.count - 1, to: &header)
+      }
+    } catch {
+      return try fail(Refusal(tag, error.code, error.message))
     }
+    // The client's own choice was empty.
+    if contexts.isEmpty { replies.appendNone(tag, to: &header) }
     try send(header)
   }
 
-  private func succeed(_ cookie: UInt64) throws(ConnectionEnd) {
+  private func succeed(_ tag: RequestTag) throws(ConnectionEnd) {
     var header: [UInt8] = []
-    replies.appendSuccess(cookie: cookie, to: &header)
+    replies.appendSuccess(tag, to: &header)
     try send(header)
   }
 

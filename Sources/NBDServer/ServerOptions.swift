@@ -1,4 +1,6 @@
-/// The bounds of a server.
+internal import NBDProtocol
+
+/// The bounds of a server, and what it asks of its clients.
 package struct ServerOptions: Sendable {
   /// Connections open at once, over all listeners. One more is closed as soon as it is accepted.
   package var connectionsMax = 4096
@@ -8,6 +10,9 @@ package struct ServerOptions: Sendable {
   package var parkedReadsMax = 131_072
   /// Memory for the data of reads, over all connections. At least one request must fit: 64 MiB.
   package var payloadBytesMax = 64 << 20
+
+  /// Whether and how clients use TLS; nil when they cannot.
+  package var tls: TLSSettings?
 
   /// The bounds of `serve` when nothing else was asked for.
   package init() {}

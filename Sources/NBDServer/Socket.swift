@@ -7,6 +7,8 @@ struct SocketError: Error {
   let operation: String
   /// The errno, or 0 when the peer ended the stream.
   let code: Int32
+  /// What is known beyond the errno.
+  var detail: String?
 
   static let ended = SocketError(operation: "recv", code: 0)
   static let timedOut = SocketError(operation: "recv", code: ETIMEDOUT)
@@ -15,13 +17,16 @@ struct SocketError: Error {
   var isPeerGone: Bool { code == 0 || code == ECONNRESET || code == EPIPE }
 
   var text: String {
-    code == 0 ? "the peer closed the connection" : "\(operation): \(SystemError.text(code))"
+    code == 0 ? "the peer closed the connection" : "\(operation): \(detail ?? SystemError.text(code))"
   }
 }
 
 /// A connected stream socket, closed with its last reference: whoever polls or sends keeps it open.
-final class Socket: Sendable {
+final class Socket: @unchecked Sendable {
+  // Sendable: `tls` is set by the reader thread before there is another one of the connection; who else holds the socket
+  // then only asks whether it is gone, or shuts it down.
   private let descriptor: Int32
+  private var tls: TLSSession?
 
   /// How long a send may make no progress before the sender looks around.
   static let sendStallSeconds = 5
@@ -54,8 +59,23 @@ final class Socket: Sendable {
     return unsafe poll(&entry, 1, 0) > 0 && entry.revents & gone != 0
   }
 
+  /// Speaks TLS from now on, or throws: by `deadline` (nanoseconds of `MonotonicClock`) at the latest. For the reader
+  /// thread, while it is alone and all is sent that was to be sent in the clear.
+  func secure(_ credentials: TLSCredentials, deadline: UInt64) throws(SocketError) {
+    let session = try TLSSession(credentials, on: descriptor)
+    try session.handshake(deadline: deadline)
+    tls = session
+  }
+
+  /// Ends a conversation that both sides want to end: inside TLS the end has a message of its own.
+  func finish() {
+    tls?.sayGoodbye()
+    shutdown()
+  }
+
   /// Waits until something can be read. `deadline` is in nanoseconds left.
   func waitReadable(nanoseconds: UInt64) throws(SocketError) {
+    if tls?.hasPending == true { return }
     var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
     let count = unsafe poll(&entry, 1, Int32(clamping: (nanoseconds + 999_999) / 1_000_000))
     if count == 0 { throw .timedOut }
@@ -75,6 +95,7 @@ final class Socket: Sendable {
   func receive(
     _ first: UnsafeMutableRawBufferPointer, _ second: UnsafeMutableRawBufferPointer
   ) throws(SocketError) -> Int? {
+    if let tls { return try unsafe tls.receive(first, second, milliseconds: Self.receiveStallMilliseconds) }
     while true {
       // SAFETY: both buffers are the caller's, alive and unused by others until the call returns.
       let count = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { vectors in
@@ -94,6 +115,7 @@ final class Socket: Sendable {
   /// Sends some of `vectors` (at most IOV_MAX of them). Returns how many bytes went, or nil when none did for
   /// `sendStallSeconds`.
   func send(_ vectors: UnsafeMutableBufferPointer<iovec>) throws(SocketError) -> Int? {
+    if let tls { return try unsafe tls.send(vectors, seconds: Self.sendStallSeconds) }
     var message = unsafe msghdr()
     unsafe message.msg_iov = vectors.baseAddress
     unsafe message.msg_iovlen = Int(min(vectors.count, 1024))

@@ -59,7 +59,8 @@ struct JournalExports: ExportDirectory {
     case .view(let disk, let generation):
       ExportDescription(
         name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
-        isReadOnly: !rules.allowRelease, minimumBlock: 1, takesOnlyTrims: rules.allowRelease)
+        isReadOnly: !rules.allowRelease, minimumBlock: 1, takesOnlyTrims: rules.allowRelease,
+        contexts: ViewContext.names(for: disk, in: journal))
     }
   }
 
@@ -88,7 +89,7 @@ struct JournalExports: ExportDirectory {
     switch resolve(name) {
     // The connection stays with the generation that is open now, also when another takes its place.
     case .ingest(let disk): IngestSession(disk, streams)
-    case .view(let disk, _): ViewSession(disk, rules, streams.log)
+    case .view(let disk, _): ViewSession(disk, journal, rules, streams.log)
     case nil: throw ExportError(.invalid, "no export \(name)")
     }
   }
@@ -206,8 +207,15 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
 
   func didAcknowledge(nanoseconds: UInt64) { disk.noteAcknowledgement(nanoseconds: nanoseconds) }
 
-  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
-    try blockExtents(disk, range, asWriter: true, limit: limit)
+  func cache(_ range: ByteRange) { disk.warm(range) }
+
+  /// `base:allocation` is all that there is.
+  func blockStatus(_ range: ByteRange, context: String, limit: Int) throws(ExportError) -> [BlockExtent] {
+    do throws(JournalError) {
+      return try disk.status(range, asWriter: true, limit: limit).map { BlockExtent($0) }
+    } catch {
+      throw ExportError(error)
+    }
   }
 
   func close(cleanly: Bool) {
@@ -242,12 +250,14 @@ private final class Reservation: WriteReservation {
 /// A connection that reads a disk while it arrives.
 private final class ViewSession: ExportSession {
   private let disk: Disk
+  private let journal: Journal
   private let rules: ViewRules
   private let log: JournalLog
   private let owner: UInt64
 
-  init(_ disk: Disk, _ rules: ViewRules, _ log: @escaping JournalLog) {
+  init(_ disk: Disk, _ journal: Journal, _ rules: ViewRules, _ log: @escaping JournalLog) {
     self.disk = disk
+    self.journal = journal
     self.rules = rules
     self.log = log
     owner = disk.newOwner()
@@ -307,26 +317,19 @@ private final class ViewSession: ExportSession {
     do throws(JournalError) { try disk.flush() } catch { throw ExportError(error) }
   }
 
-  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
-    try blockExtents(disk, range, asWriter: false, limit: limit)
+  func cache(_ range: ByteRange) { disk.warm(range) }
+
+  func blockStatus(_ range: ByteRange, context: String, limit: Int) throws(ExportError) -> [BlockExtent] {
+    do throws(JournalError) {
+      return try ViewContext(context).extents(of: disk, in: journal, range, limit: limit)
+    } catch {
+      throw ExportError(error)
+    }
   }
 
   func close(cleanly: Bool) { disk.dropParked(owner: owner) }
 
   private static let readOnly = ExportError(.notPermitted, "a view takes no writes")
-}
-
-/// `base:allocation` of a disk: HOLE and ZERO (3) for what is known to be zeroes, data (0) for all else.
-private func blockExtents(
-  _ disk: Disk, _ range: ByteRange, asWriter: Bool, limit: Int
-) throws(ExportError) -> [BlockExtent] {
-  do throws(JournalError) {
-    return try disk.status(range, asWriter: asWriter, limit: limit).map {
-      BlockExtent(byteCount: $0.byteCount, flags: $0.isHole ? 3 : 0)
-    }
-  } catch {
-    throw ExportError(error)
-  }
 }
 
 extension ReadPiece {

@@ -7,7 +7,7 @@ struct Serve: ParsableCommand {
     commandName: "serve",
     abstract: "Serve a journal over NBD.",
     discussion: """
-      ADDR is unix:PATH or tcp:HOST:PORT (an IPv6 address in brackets). SIZE and BYTES take 512, 64K, 10G, 2T.
+      ADDR is unix:PATH, tcp:HOST:PORT (an IPv6 address in brackets) or vsock:CID:PORT. SIZE and BYTES take 512, 64K, 10G, 2T.
       Runs in the foreground until SIGTERM, SIGINT, SIGHUP, spillway ctl shutdown or the end of COMMAND.
       """)
 
@@ -106,6 +106,21 @@ struct Serve: ParsableCommand {
   @Option(help: ArgumentHelp("What to log. Default: info", valueName: "debug|info|warning|error"))
   var logLevel: String?
 
+  @Option(
+    help: ArgumentHelp("Whether clients may or must use TLS. Default: off", valueName: "off|on|require"))
+  var tls: String?
+
+  @Option(
+    help: ArgumentHelp("server-cert.pem, server-key.pem, ca-cert.pem and ca-crl.pem.", valueName: "DIR"))
+  var tlsCertificates: String?
+
+  @Option(
+    help: ArgumentHelp("Instead of certificates, keys: lines of USER:HEXADECIMAL-KEY.", valueName: "FILE"))
+  var tlsPsk: String?
+
+  @Flag(help: "Serve only clients whose certificate ca-cert.pem has signed.")
+  var tlsVerifyPeer = false
+
   @Option(help: ArgumentHelp("NBD connections served at once. Default: 4096", valueName: "N"))
   var maxConnections: String?
 
@@ -134,6 +149,10 @@ struct Serve: ParsableCommand {
     arguments.keepOnly = keepOnly
     arguments.pidFile = pidFile
     arguments.logLevel = logLevel
+    arguments.tls = tls
+    arguments.tlsCertificates = tlsCertificates
+    arguments.tlsKeys = tlsPsk
+    arguments.tlsVerifyPeer = tlsVerifyPeer
     arguments.maximumConnections = maxConnections
     return arguments
   }

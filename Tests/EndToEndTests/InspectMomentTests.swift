@@ -94,6 +94,24 @@ extension EndToEnd {
       try inspected.expectNothingLeft()
     }
 
+    @Test("of a disk whose size is no multiple of 512 ends in zeroes, where qemu rounds it up")
+    func oddSize() throws {
+      let inspected = try InspectedMachine(byteCount: 1 << 20, in: directory)
+      let odd = directory.file("odd.raw")
+      let bytes = Data((0..<1_000_001).map { UInt8(truncatingIfNeeded: $0 % 251) })
+      try bytes.write(to: URL(fileURLWithPath: odd))
+      try inspected.machine.monitor.execute(
+        "blockdev-add", arguments: ["driver": "file", "node-name": "odd", "filename": .string(odd)])
+      let copy = directory.file("copy.raw")
+      try inspected.run(
+        disks: ["odd"], command: ["/bin/sh", "-c", #"nbdcopy "$view_uri" "$1""#, "sh", copy]
+      ).succeeded()
+      #expect(
+        FileManager.default.contents(atPath: copy) == bytes
+          + Data(repeating: 0, count: 1_000_448 - bytes.count))
+      try inspected.expectNothingLeft()
+    }
+
     @Test("without COMMAND tells its URIs and serves them until ^C")
     func untilInterrupted() throws {
       let inspected = try InspectedMachine(byteCount: 1 << 20, in: directory)

@@ -35,7 +35,18 @@ struct ClientStream {
     bytes += big(UInt32(0x2560_9513)) + big(flags) + big(type) + big(cookie) + big(offset) + big(length)
     bytes += payload
   }
+
+  /// The same after NBD_OPT_EXTENDED_HEADERS.
+  mutating func extended(
+    _ type: UInt16, flags: UInt16 = 0, cookie: UInt64 = 7, offset: UInt64 = 0, length: UInt64 = 0,
+    payload: [UInt8] = []
+  ) {
+    bytes += big(UInt32(0x21e4_1c71)) + big(flags) + big(type) + big(cookie) + big(offset) + big(length)
+    bytes += payload
+  }
 }
+
+let allocation = MetaContext(id: 1, name: "base:allocation")
 
 func big<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
   var bytes: [UInt8] = []
@@ -58,7 +69,7 @@ enum Happening: Equatable {
 
 /// A shell that feeds a machine from memory.
 struct Shell {
-  var machine = ServerMachine()
+  var machine: ServerMachine
   var happenings: [Happening] = []
   var exports = [
     ExportDescription(name: "disk", text: "a disk", byteCount: 1 << 20, isReadOnly: false, minimumBlock: 1),
@@ -71,6 +82,8 @@ struct Shell {
   private var buffer: [UInt8] = []
   private var payload: [UInt8] = []
   private(set) var isOver = false
+
+  init(tls policy: TLSPolicy = .off) { machine = ServerMachine(tls: policy) }
 
   /// Runs the machine over `stream`, cut before each of `cuts`.
   mutating func run(_ stream: [UInt8], cuts: [Int] = []) {
@@ -110,6 +123,11 @@ struct Shell {
       } else {
         happenings.append(.event(.send(machine.accept())))
       }
+    case .startTLS(let reply):
+      // What was sent in the clear after the option is not looked at.
+      happenings.append(.event(.send(reply)))
+      buffer = []
+      machine.secured()
     case .request(let request):
       if case .write(let range, _) = request.operation, range.start == refusedOffset {
         machine.refusePayload(.noSpace, "full")
@@ -140,11 +158,13 @@ struct Shell {
   }
 
   /// A shell that has negotiated `name` and has no history.
-  static func transmitting(_ name: String = "disk", structured: Bool = true, contexts: [String] = []) -> Shell
-  {
+  static func transmitting(
+    _ name: String = "disk", structured: Bool = true, extended: Bool = false, contexts: [String] = []
+  ) -> Shell {
     var shell = Shell()
     var stream = ClientStream.flags()
     if structured { stream.option(8) }
+    if extended { stream.option(11) }
     if !contexts.isEmpty { stream.contexts(10, name, contexts) }
     stream.go(name)
     shell.run(stream.bytes)

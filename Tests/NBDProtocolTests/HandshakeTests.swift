@@ -53,7 +53,8 @@ struct HandshakeTests {
       stream.option(8)
       stream.go("disk", infos: [1, 2])
     }
-    let flags: [UInt8] = [0x01, 0xed]  // HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES DF MULTI_CONN
+    // HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES DF MULTI_CONN CACHE FAST_ZERO
+    let flags: [UInt8] = [0x0d, 0xed]
     #expect(
       shell.sent.last == reply(7, 3, export + flags) + reply(7, 3, blockSize)
         + reply(7, 3, [0, 1] + Array("disk".utf8)) + reply(7, 3, [0, 2] + Array("a disk".utf8)) + reply(7, 1))
@@ -63,19 +64,19 @@ struct HandshakeTests {
   @Test("INFO gives the answers of GO and stays in the negotiation; DF needs structured replies")
   func info() {
     let shell = negotiate { $0.go("disk", option: 6) }
-    #expect(shell.sent.last == reply(6, 3, export + [0x01, 0x6d]) + reply(6, 3, blockSize) + reply(6, 1))
+    #expect(shell.sent.last == reply(6, 3, export + [0x0d, 0x6d]) + reply(6, 3, blockSize) + reply(6, 1))
     #expect(!shell.machine.isTransmitting)
   }
 
   @Test("a read-only export offers neither TRIM nor WRITE_ZEROES")
   func readOnlyFlags() {
     let shell = negotiate { $0.go("view") }
-    #expect(shell.sent.last?.starts(with: reply(7, 3, export + [0x01, 0x0f])) == true)
+    #expect(shell.sent.last?.starts(with: reply(7, 3, export + [0x05, 0x0f])) == true)
   }
 
   @Test("EXPORT_NAME answers with the size and flags, padded unless NO_ZEROES was agreed")
   func exportName() {
-    let answer = big(1 << 20 as UInt64) + [0x01, 0x6d] as [UInt8]
+    let answer = big(1 << 20 as UInt64) + [0x0d, 0x6d] as [UInt8]
     #expect(negotiate(flags: 3) { $0.option(1, Array("disk".utf8)) }.sent.last == answer)
     #expect(
       negotiate(flags: 1) { $0.option(1, Array("disk".utf8)) }.sent.last == answer
@@ -104,7 +105,7 @@ struct HandshakeTests {
   }
 
   @Test(
-    "options that are not supported get ERR_UNSUP", arguments: [4, 5, 11, 12, 0, 0xffff_ffff] as [UInt32])
+    "options that are not supported get ERR_UNSUP", arguments: [4, 5, 12, 0, 0xffff_ffff] as [UInt32])
   func unsupportedOptions(option: UInt32) {
     #expect(replyTypes { $0.option(option, [1, 2, 3]) } == [unsupported])
   }
@@ -112,7 +113,7 @@ struct HandshakeTests {
   @Test("data where none belongs, or that is not as long as it says, gets ERR_INVALID")
   func malformed() {
     let bad: [(UInt32, [UInt8])] = [
-      (3, [0]), (8, [0]), (6, []), (7, [0, 0, 0]), (7, big(5 as UInt32) + Array("disk".utf8)),
+      (3, [0]), (8, [0]), (11, [0]), (6, []), (7, [0, 0, 0]), (7, big(5 as UInt32) + Array("disk".utf8)),
       (7, string("disk")), (7, string("disk") + [0, 1]), (7, string("disk") + [0, 0, 9]),
       (6, string("disk") + [0, 1, 0]), (7, big(UInt32.max) + [0, 0]), (9, string("disk")),
       (9, string("disk") + big(1 as UInt32)), (9, string("disk") + big(UInt32.max)),
@@ -194,9 +195,10 @@ struct HandshakeTests {
     }
     let served = ServerMachine.Event.request(
       Request(
-        cookie: 7, operation: .blockStatus(.init(offset: 0, count: 512), contexts: [1], onlyOne: false)))
+        RequestTag(cookie: 7),
+        .blockStatus(.init(offset: 0, count: 512), contexts: [allocation], onlyOne: false)))
     let refused = ServerMachine.Event.refuse(
-      Refusal(cookie: 7, code: .invalid, message: "no metadata context was negotiated"))
+      Refusal(RequestTag(cookie: 7), .invalid, "no metadata context was negotiated"))
     let select = { (stream: inout ClientStream) in stream.contexts(10, "disk", ["base:allocation"]) }
     #expect(status("disk", select) == served)
     #expect(status("view", select) == refused)

@@ -10,7 +10,7 @@ struct SplitTests {
   /// qemu's block driver: structured replies, one context, GO; then one of each request, some refused.
   static var qemu: [UInt8] {
     var stream = ClientStream.flags()
-    stream.option(11)
+    stream.option(5)
     stream.option(8)
     stream.contexts(10, "disk", ["base:allocation"])
     stream.go("disk", infos: [3])
@@ -33,6 +33,24 @@ struct SplitTests {
     stream.contexts(10, "disk", ["base:allocation", "qemu:dirty-bitmap:x"])
     stream.go("disk", infos: [0, 1, 2, 3, 77])
     appendRequests(to: &stream)
+    return stream.bytes
+  }
+
+  /// qemu 9 and libnbd 1.18: extended headers, payloads where they belong and where they do not.
+  static var extended: [UInt8] {
+    var stream = ClientStream.flags()
+    stream.option(11)
+    stream.option(8)
+    stream.contexts(10, "disk", ["base:allocation"])
+    stream.go("disk")
+    stream.extended(1, flags: 32, cookie: 1, offset: 4096, length: 5, payload: [1, 2, 3, 4, 5])
+    stream.extended(1, cookie: 2, offset: 4096, length: 5)
+    stream.extended(0, flags: 32, cookie: 3, length: 9, payload: [UInt8](repeating: 0x21, count: 9))
+    stream.extended(7, cookie: 4, length: 1 << 20)
+    stream.extended(7, flags: 40, cookie: 5, length: 12, payload: big(512 as UInt64) + big(1 as UInt32))
+    stream.extended(7, flags: 32, cookie: 6, length: 40, payload: [UInt8](repeating: 0, count: 40))
+    stream.extended(6, flags: 18, cookie: 7, length: 1 << 20)
+    stream.extended(2)
     return stream.bytes
   }
 
@@ -67,7 +85,10 @@ struct SplitTests {
 
   @Test(
     "a stream means the same however it is cut up",
-    arguments: [("qemu", SplitTests.qemu), ("libnbd", SplitTests.libnbd), ("old", SplitTests.old)])
+    arguments: [
+      ("qemu", SplitTests.qemu), ("libnbd", SplitTests.libnbd), ("old", SplitTests.old),
+      ("extended", SplitTests.extended),
+    ])
   func everySplit(client: String, stream: [UInt8]) {
     let whole = outcome(stream, cuts: [])
     #expect(whole.last == .event(.disconnect), "\(client) gets to its end")

@@ -47,12 +47,20 @@ struct TransmissionTests {
     Case(type: 4, length: .max, export: "big", error: nil),
     // WRITE_ZEROES
     Case(type: 6, flags: 3, error: nil), Case(type: 6, offset: size, error: .noSpace),
-    Case(type: 6, flags: 16, error: .invalid), Case(type: 6, export: "view", error: .notPermitted),
+    Case(type: 6, flags: 16, error: nil), Case(type: 6, flags: 32, error: .invalid),
+    Case(type: 6, export: "view", error: .notPermitted),
     // BLOCK_STATUS
     Case(type: 7, error: nil), Case(type: 7, flags: 8, error: nil), Case(type: 7, flags: 2, error: .invalid),
     Case(type: 7, offset: size, error: .invalid), Case(type: 7, structured: false, error: .invalid),
-    // CACHE, RESIZE, nonsense
-    Case(type: 5, error: .invalid), Case(type: 8, error: .invalid), Case(type: 999, error: .invalid),
+    // CACHE
+    Case(type: 5, error: nil), Case(type: 5, flags: 1, export: "view", error: nil),
+    Case(type: 5, flags: 2, error: .invalid), Case(type: 5, offset: size, error: .invalid),
+    Case(type: 5, length: .max, export: "big", error: nil),
+    // FUA on every command, PAYLOAD_LEN on none of the compact ones
+    Case(type: 7, flags: 1, error: nil), Case(type: 0, flags: 32, error: .invalid),
+    Case(type: 1, flags: 32, error: .invalid), Case(type: 3, flags: 32, length: 0, error: .invalid),
+    // RESIZE, nonsense
+    Case(type: 8, error: .invalid), Case(type: 999, error: .invalid),
   ]
 
   @Test("each header gets its verdict and the stream stays in step", arguments: cases)
@@ -72,10 +80,10 @@ struct TransmissionTests {
     stream.request(3, cookie: 2)
     shell.run(stream.bytes)
     let events = shell.events
-    #expect(events.last == .request(Request(cookie: 2, operation: .flush)), "in step")
+    #expect(events.last == .request(Request(RequestTag(cookie: 2), .flush)), "in step")
     switch events[events.count - 2] {
-    case .request(let request): #expect(given.error == nil && request.cookie == 0xfeed)
-    case .refuse(let refusal): #expect(given.error == refusal.code && refusal.cookie == 0xfeed)
+    case .request(let request): #expect(given.error == nil && request.tag.cookie == 0xfeed)
+    case .refuse(let refusal): #expect(given.error == refusal.code && refusal.tag.cookie == 0xfeed)
     case let other: Issue.record("\(other)")
     }
   }
@@ -97,7 +105,9 @@ struct TransmissionTests {
     #expect(operation(4, 1) == .trim(range, durable: true))
     #expect(operation(6, 0) == .writeZeroes(range, mayTrim: true, durable: false))
     #expect(operation(6, 3) == .writeZeroes(range, mayTrim: false, durable: true))
-    #expect(operation(7, 8) == .blockStatus(range, contexts: [1], onlyOne: true))
+    #expect(operation(6, 16) == .writeZeroes(range, mayTrim: true, durable: false), "all zeroes are fast")
+    #expect(operation(5, 1) == .cache(range))
+    #expect(operation(7, 8) == .blockStatus(range, contexts: [allocation], onlyOne: true))
   }
 
   @Test("a write beyond 64 MiB, or a request without its magic, ends the connection")
@@ -126,8 +136,8 @@ struct TransmissionTests {
     shell.run(stream.bytes)
     #expect(
       shell.events.suffix(2) == [
-        .refuse(Refusal(cookie: 1, code: .noSpace, message: "full")),
-        .request(Request(cookie: 2, operation: .flush)),
+        .refuse(Refusal(RequestTag(cookie: 1, offset: 64), .noSpace, "full")),
+        .request(Request(RequestTag(cookie: 2), .flush)),
       ])
   }
 }

@@ -9,30 +9,6 @@ import Testing
 
 @Suite("Real clients")
 struct RealClientTests {
-  private struct Outcome {
-    let status: Int32
-    let output: String
-  }
-
-  private static func path(of program: String) -> String? {
-    ["/usr/bin/", "/usr/local/bin/"].map { $0 + program }.first { access($0, X_OK) == 0 }
-  }
-
-  private func run(_ program: String, _ arguments: String...) throws -> Outcome {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: try #require(Self.path(of: program)))
-    process.arguments = arguments
-    // nbdsh looks for the system's Python, which has its module.
-    process.environment = ["PATH": "/usr/bin:/bin", "HOME": "/nonexistent"]
-    let pipe = Pipe()
-    process.standardOutput = pipe
-    process.standardError = pipe
-    try process.run()
-    let output = pipe.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    return Outcome(status: process.terminationStatus, output: String(decoding: output, as: UTF8.self))
-  }
-
   private func uri(_ bench: Bench) -> String { "nbd+unix:///disk?socket=\(bench.path)" }
 
   /// Data with runs of zeroes, from a printed seed.
@@ -52,18 +28,18 @@ struct RealClientTests {
     disk.content.replaceSubrange(65536..<131072, with: [UInt8](repeating: 1, count: 65536))
     let bench = try Bench(disk)
     defer { bench.close() }
-    let info = try run("nbdinfo", "--json", uri(bench))
+    let info = try Client.run("nbdinfo", "--json", uri(bench))
     #expect(info.status == 0)
     for part in [
       "\"export-size\": 1048576", "\"is_read_only\": false", "\"can_multi_conn\": true", "\"can_df\": true",
       "\"block_size_preferred\": 65536", "base:allocation", "a disk in memory",
     ] { #expect(info.output.contains(part), "\(part) in \(info.output)") }
-    let map = try run("nbdinfo", "--map", uri(bench))
+    let map = try Client.run("nbdinfo", "--map", uri(bench))
     let rows = map.output.split(separator: "\n").map {
       $0.split(separator: " ").prefix(3).joined(separator: " ")
     }
     #expect(rows == ["0 65536 3", "65536 65536 0", "131072 917504 3"])
-    let list = try run("nbdinfo", "--list", "nbd+unix:///?socket=\(bench.path)")
+    let list = try Client.run("nbdinfo", "--list", "nbd+unix:///?socket=\(bench.path)")
     #expect(list.status == 0 && list.output.contains("export=\"disk\""))
   }
 
@@ -72,7 +48,7 @@ struct RealClientTests {
     let disk = MemoryDisk()
     let bench = try Bench(disk)
     defer { bench.close() }
-    let io = try run(
+    let io = try Client.run(
       "qemu-io", "-f", "raw", "-c", "write -P 0xab 4096 65536", "-c", "write -P 0xcd 100 300",
       "-c", "write -z 8192 4096", "-c", "discard 512k 4k", "-c", "flush", "-c", "read -P 0xab 4096 4096",
       "-c", "read -P 0 8192 4096", "-c", "read -P 0xcd 100 300", uri(bench))
@@ -94,10 +70,10 @@ struct RealClientTests {
     let (source, target) = (bench.directory + "/in", bench.directory + "/out")
     try Data(data).write(to: URL(fileURLWithPath: source))
     defer { for file in [source, target] { unlink(file) } }
-    let copyIn = try run("nbdcopy", "--connections=4", "--request-size=262144", source, uri(bench))
+    let copyIn = try Client.run("nbdcopy", "--connections=4", "--request-size=262144", source, uri(bench))
     #expect(copyIn.status == 0, "\(copyIn.output)")
     #expect((disk.content == data) as Bool)
-    let copyOut = try run("nbdcopy", "--connections=4", uri(bench), target)
+    let copyOut = try Client.run("nbdcopy", "--connections=4", uri(bench), target)
     #expect(copyOut.status == 0, "\(copyOut.output)")
     let copy = try Data(contentsOf: URL(fileURLWithPath: target))
     #expect((copy == Data(data)) as Bool)
@@ -116,8 +92,8 @@ struct RealClientTests {
     let target = bench.directory + "/image"
     defer { unlink(target) }
     let remote = "nbd://\(host):\(port)/disk"
-    #expect(try run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", remote, target).status == 0)
-    #expect(try run("qemu-img", "compare", "-f", "raw", remote, target).status == 0)
+    #expect(try Client.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", remote, target).status == 0)
+    #expect(try Client.run("qemu-img", "compare", "-f", "raw", remote, target).status == 0)
   }
 
   @Test("nbdsh sees the errors that doc/proto.md asks for")
@@ -135,7 +111,7 @@ struct RealClientTests {
             error(lambda: h.pwrite(b"x", 1)), error(lambda: h.cache(512, 0)),
             error(lambda: h.zero(512, 0, nbd.CMD_FLAG_FAST_ZERO)), error(lambda: h.pread(512, 0)))
       """
-    let outcome = try run("nbdsh", "-u", uri(bench), "-c", script)
-    #expect(outcome.output.split(separator: "\n").last == "ENOSPC EINVAL EINVAL EINVAL EINVAL none")
+    let outcome = try Client.run("nbdsh", "-u", uri(bench), "-c", script)
+    #expect(outcome.output.split(separator: "\n").last == "ENOSPC EINVAL EINVAL none none none")
   }
 }

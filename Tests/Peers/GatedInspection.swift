@@ -19,10 +19,10 @@ package final class GatedInspection {
   ) throws {
     let pipe = directory.file("\(name).gate")
     let command = directory.file("\(name).sh")
-    guard mkfifo(pipe, 0o600) == 0, let gate = FileHandle(forUpdatingAtPath: pipe) else {
-      throw PeerError("cannot make the pipe \(pipe)")
-    }
-    self.gate = gate
+    // Not for the children: a command whose parent was killed ends when nobody can write to the pipe any more.
+    let descriptor = mkfifo(pipe, 0o600) == 0 ? open(pipe, O_RDWR | O_CLOEXEC) : -1
+    guard descriptor >= 0 else { throw PeerError("cannot make the pipe \(pipe)") }
+    gate = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
     try Data("echo 'command: runs' >&2\nread -r go < '\(pipe)'\n\(script)\n".utf8)
       .write(to: URL(fileURLWithPath: command))
     let words = try launcher + [Spillway.path(), "inspect"] + options + ["--", "/bin/sh", command, "{}"]

@@ -20,6 +20,8 @@ import Testing
       ("tcp:127.0.0.1:65535", .tcp(host: "127.0.0.1", port: 65535)),
       ("tcp:[::1]:1", .tcp(host: "::1", port: 1)),
       ("tcp:h:0", .tcp(host: "h", port: 0)),
+      ("vsock:2:10809", .vsock(context: 2, port: 10809)),
+      ("vsock:any:1", .vsock(context: .max, port: 1)),
     ])
   func good(text: String, address: ListenAddress) throws {
     #expect(try parse(text) == address)
@@ -29,7 +31,8 @@ import Testing
     "anything else is a usage error that repeats what was typed",
     arguments: [
       "", "unix:", "/run/a.sock", "tcp:", "tcp:h", "tcp:h:", "tcp::1", "tcp:h:65536", "tcp:h:-1", "tcp:h:+1",
-      "tcp:h:1x", "tcp:::1:10809", "tcp:[::1]", "tcp:[::1]10809", "tcp:[::1:1", "tcp:[]:1", "vsock:2:1",
+      "tcp:h:1x", "tcp:::1:10809", "tcp:[::1]", "tcp:[::1]10809", "tcp:[::1:1", "tcp:[]:1", "vsock:2",
+      "vsock::1", "vsock:2:", "vsock:2:4294967296", "vsock:a:1", "vsock:2:1:1", "vsock:-1:1",
       "UNIX:/a",
     ])
   func bad(text: String) {
@@ -52,7 +55,9 @@ import Testing
     #expect(throws: ServiceError.self) { try parse("unix:/" + String(repeating: "ä", count: 54)) }
   }
 
-  @Test("an address prints as it is parsed", arguments: ["unix:/a b", "tcp:h:1", "tcp:[fe80::1]:2"])
+  @Test(
+    "an address prints as it is parsed",
+    arguments: ["unix:/a b", "tcp:h:1", "tcp:[fe80::1]:2", "vsock:3:4", "vsock:any:5"])
   func roundTrip(text: String) throws {
     #expect(try parse(text).description == text)
   }
@@ -64,6 +69,10 @@ import Testing
         == "nbd+unix:///sda@live?socket=/run/a%20b%3Fc%26d%25.sock")
     #expect(ListenAddress.tcp(host: "h", port: 10809).uri(export: "sda") == "nbd://h:10809/sda")
     #expect(ListenAddress.tcp(host: "::1", port: 2).uri(export: "sda") == "nbd://[::1]:2/sda")
+    #expect(ListenAddress.vsock(context: 3, port: 4).uri(export: "sda") == "nbd+vsock://3:4/sda")
+    #expect(ListenAddress.tcp(host: "h", port: 2).uri(export: "sda", secure: true) == "nbds://h:2/sda")
+    #expect(
+      ListenAddress.unix(path: "/s").uri(export: "sda", secure: true) == "nbds+unix:///sda?socket=/s")
   }
 
   @Test("the ready line names every disk at every address, the variables the first disk")

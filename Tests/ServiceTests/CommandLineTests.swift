@@ -12,7 +12,7 @@ import Testing
       [], ["frobnicate"], ["serve"], ["serve", "-j"], ["serve", "-j", "/nonexistent/j"],
       ["serve", "-j", "/nonexistent/j", "--disk", "a=1"],
       ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--disk", "a=1M"],
-      ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--listen", "vsock:1:2"],
+      ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--listen", "vsock:1"],
       ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--admin", "tcp:h:1"],
       ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--frobnicate"],
       ["serve", "-j", "/nonexistent/j", "--disk", "a=1M", "--unarrived", "never"],

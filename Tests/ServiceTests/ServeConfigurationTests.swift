@@ -74,7 +74,7 @@ import Testing
 
   private static let wrong: [(String, Change)] = [
     ("--disk", { $0.disks = ["a=1M", "a=1M"] }),
-    ("--listen", { $0.listen = ["vsock:1:2"] }),
+    ("--listen", { $0.listen = ["vsock:1"] }),
     ("--view", { $0.view = ["tcp:h"] }),
     ("--admin", { $0.admin = "tcp:h:1" }),
     ("--unarrived", { $0.unarrived = "Wait" }),
@@ -137,5 +137,42 @@ import Testing
   @Test("the smallest time limit is not mistaken for none")
   func tinyTimeout() throws {
     #expect(try configuration { $0.readTimeout = "0.0000000001" }.journal.readTimeoutNanoseconds == 1)
+  }
+
+  @Test("TLS takes certificates or keys, with absolute paths")
+  func tls() throws {
+    let certified = try configuration {
+      $0.tls = "require"
+      $0.tlsCertificates = "pki"
+      $0.tlsVerifyPeer = true
+    }
+    #expect(certified.tls?.isRequired == true)
+    #expect(certified.tls?.secret == .certificates(directory: "/here/pki", verifiesPeer: true))
+    let keyed = try configuration {
+      $0.tls = "on"
+      $0.tlsKeys = "/keys"
+    }
+    #expect(keyed.tls?.isRequired == false && keyed.tls?.secret == .keys(file: "/keys"))
+    #expect(try configuration { $0.tls = "off" }.tls == nil)
+  }
+
+  @Test(
+    "TLS that could not work is a usage error",
+    arguments: [
+      { $0.tls = "maybe" }, { $0.tls = "on" }, { $0.tlsCertificates = "pki" }, { $0.tlsVerifyPeer = true },
+      {
+        $0.tls = "on"
+        $0.tlsKeys = "k"
+        $0.tlsCertificates = "pki"
+      },
+      {
+        $0.tls = "require"
+        $0.tlsKeys = "k"
+        $0.tlsVerifyPeer = true
+      },
+    ] as [@Sendable (inout ServeArguments) -> Void])
+  func wrongTLS(change: @escaping @Sendable (inout ServeArguments) -> Void) {
+    let error = #expect(throws: ServiceError.self) { try configuration(change) }
+    #expect(error?.status == .usage)
   }
 }

@@ -24,20 +24,6 @@ package enum ViewRead: Sendable {
   case blocks
 }
 
-/// One extent of a disk as block status tells it.
-package struct StatusRun: Sendable, Equatable {
-  /// Length in bytes.
-  package var byteCount: UInt64
-  /// Whether it reads as zeroes and holds nothing.
-  package var isHole: Bool
-
-  /// A run that follows the one before it: its place is not said.
-  package init(byteCount: UInt64, isHole: Bool) {
-    self.byteCount = byteCount
-    self.isHole = isHole
-  }
-}
-
 extension Disk {
   /// Reads what the open generation holds at `range` into `target` (same size). Never waits: what was never written
   /// is zeroes on a device disk and an error on a snapshot disk.
@@ -127,7 +113,7 @@ extension Disk {
     throw JournalError(.failed, "\(name) is tainted: \(taint)")
   }
 
-  private func absence(_ found: Plan) -> Unarrived {
+  func absence(_ found: Plan) -> Unarrived {
     if found.closure != nil { return .error }
     guard found.isComplete else { return journal.options.unarrived }
     switch journal.options.afterComplete ?? (mode == .snapshot ? .error : .zeroes) {
@@ -181,37 +167,6 @@ extension Disk {
       if piece.source == .absent { missing.append(piece.range) } else { known.append(piece.range) }
     }
     return (known, missing)
-  }
-
-  // MARK: - Block status
-
-  /// The allocation of `range` from its start, at most `limit` runs, as a reader of the view sees it (or, with
-  /// `asWriter`, a client of the ingest export). Only what is known to be zeroes is a hole: what is awaited is data, or
-  /// copying tools would skip it.
-  package func status(_ range: ByteRange, asWriter: Bool, limit: Int) throws(JournalError) -> [StatusRun] {
-    var runs: [StatusRun] = []
-    var position = range.start
-    // Portions keep the plan small on a large range; a sparse disk answers in few.
-    while position < range.end, runs.count <= limit {
-      let portion = ByteRange(start: position, end: min(range.end, position + (64 << 20)))
-      let found = try plan(layer, portion.coveringSectors)
-      journal.epochs.leave(found.epoch)
-      let absentIsHole =
-        asWriter
-        ? mode == .device
-        : found.attachment == nil && absence(found) == .zeroes && found.isComplete
-      for piece in found.pieces {
-        guard let part = piece.range.bytes.intersection(portion) else { continue }
-        let isHole = piece.source == .absent ? absentIsHole : piece.source.isZero
-        if let last = runs.last, last.isHole == isHole {
-          runs[runs.count - 1].byteCount += part.count
-        } else {
-          runs.append(StatusRun(byteCount: part.count, isHole: isHole))
-        }
-      }
-      position = portion.end
-    }
-    return Array(runs.prefix(limit))
   }
 
   // MARK: - Plans
@@ -282,22 +237,27 @@ extension Disk {
     // first: a read that parks on account of it looks again if any of it has changed.
     var start = range.start
     repeat {
-      let portion = SectorRange(start: start, end: min(range.end, start + Self.portionSectors))
-      guard try add(portion, of: layer, isFirst: start == range.start, to: &plan) else { return false }
-      start = portion.end
+      let rest = SectorRange(start: start, end: range.end)
+      guard let end = try add(rest, of: layer, isFirst: start == range.start, to: &plan) else { return false }
+      start = end
     } while start < range.end
     return true
   }
 
-  /// What is looked up in memory at a time: 4 MiB, which is a thousand pieces at most if a guest wrote them.
+  /// What is looked up in memory at a time: 4 MiB, which is a thousand pieces at most if a guest wrote them, and what
+  /// follows of which memory knows nothing.
   private static let portionSectors: UInt64 = 8192
 
-  /// False when it takes an index that can be believed, and there is none now.
+  /// Adds the next portion of `rest`, and returns where that ends. Nil when it takes an index that can be believed, and
+  /// there is none now.
   private func add(
-    _ portion: SectorRange, of layer: Layer, isFirst: Bool, to plan: inout Plan
-  ) throws(LMDBError) -> Bool {
+    _ rest: SectorRange, of layer: Layer, isFirst: Bool, to plan: inout Plan
+  ) throws(LMDBError) -> UInt64? {
     let ledger = journal.ledger
     ledger.lock.lock()
+    let quiet = min(rest.end, rest.start + Self.portionSectors)
+    let end = quiet == rest.end ? quiet : min(rest.end, ledger.firstKnown(layer, from: quiet) ?? rest.end)
+    let portion = SectorRange(start: rest.start, end: end)
     var (pieces, gaps) = ledger.look(layer, portion)
     if isFirst {
       plan.indexVersion = ledger.indexVersion
@@ -319,11 +279,11 @@ extension Disk {
       }
       isTrusted = isTrusted && answer
     }
-    guard isTrusted || gaps.isEmpty else { return false }
+    guard isTrusted || gaps.isEmpty else { return nil }
     pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent, layer: layer.key) }
     pieces.sort { $0.range.start < $1.range.start }
     plan.pieces += pieces
-    return true
+    return portion.end
   }
 
   /// Fills `target` with `range` as the plan says, released and absent pieces with zeroes (with `absentIsData` not at all: they are

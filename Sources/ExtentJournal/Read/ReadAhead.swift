@@ -1,4 +1,4 @@
-internal import Bytes
+package import Bytes
 internal import Glibc
 internal import Threads
 
@@ -129,6 +129,24 @@ final class ReadAhead: @unchecked Sendable {
 }
 
 extension Disk {
+  /// Fetches the frames that hold `range`, as far as half of the frame cache, on the calling thread: whoever reads it
+  /// soon finds it decompressed. What goes wrong here is not reported, the reader meets it.
+  package func warm(_ range: ByteRange) {
+    var room = FrameReader.cacheBytesMax / 2
+    var start = range.start
+    while start < range.end, room > 0 {
+      let portion = ByteRange(start: start, end: min(range.end, start + (1 << 20)))
+      var window: SegmentWindow?
+      let addresses = frames(in: portion)
+      for (index, address) in addresses.enumerated() {
+        journal.frames.prefetch(address, followedBy: addresses[(index + 1)...], &window)
+      }
+      // A portion without frames costs a look-up as well, so that a huge empty range ends, too.
+      room -= addresses.isEmpty ? 4096 : Int(portion.count)
+      start = portion.end
+    }
+  }
+
   /// The frames that hold `range`, in the order of the disk; none if that cannot be said.
   fileprivate func frames(in range: ByteRange) -> [FrameAddress] {
     do throws(JournalError) {

@@ -15,6 +15,8 @@ extension ListenAddress {
       self = try Self.checkedUnix(path: AbsolutePath.of(path, in: directory), option: option)
     } else if text.hasPrefix("tcp:") {
       self = try Self.tcp(text.dropFirst("tcp:".count), text: text, option: option)
+    } else if text.hasPrefix("vsock:") {
+      self = try Self.vsock(text.dropFirst("vsock:".count), text: text, option: option)
     } else {
       throw Self.malformed(text, option)
     }
@@ -57,8 +59,19 @@ extension ListenAddress {
     return .tcp(host: String(host), port: port)
   }
 
+  private static func vsock(
+    _ rest: Substring, text: String, option: String
+  ) throws(ServiceError) -> ListenAddress {
+    let parts = rest.split(separator: ":", omittingEmptySubsequences: false)
+    let isPlain = rest.utf8.allSatisfy { (48...57).contains($0) || $0 == UInt8(ascii: ":") }
+    guard parts.count == 2, isPlain || parts[0] == "any",
+      let context = parts[0] == "any" ? anyContext : UInt32(parts[0]), let port = UInt32(parts[1])
+    else { throw malformed(text, option) }
+    return .vsock(context: context, port: port)
+  }
+
   private static func malformed(_ text: String, _ option: String) -> ServiceError {
-    .usage("\(option) \(text): an address is unix:PATH or tcp:HOST:PORT (port 0 to 65535)")
+    .usage("\(option) \(text): an address is unix:PATH, tcp:HOST:PORT (port 0 to 65535) or vsock:CID:PORT")
   }
 
   /// The path of a unix socket; nil for any other address.
@@ -66,11 +79,14 @@ extension ListenAddress {
     if case .unix(let path) = self { path } else { nil }
   }
 
-  /// The NBD URI of `export` at this address.
-  package func uri(export: String) -> String {
+  /// The NBD URI of `export` at this address; `secure` says that it takes TLS.
+  package func uri(export: String, secure: Bool = false) -> String {
+    let scheme = secure ? "nbds" : "nbd"
     switch self {
-    case .unix(let path): "nbd+unix:///\(export)?socket=\(Self.percentEncoded(path))"
-    case .tcp(let host, let port): "nbd://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(export)"
+    case .unix(let path): return "\(scheme)+unix:///\(export)?socket=\(Self.percentEncoded(path))"
+    case .tcp(let host, let port):
+      return "\(scheme)://\(host.contains(":") ? "[\(host)]" : host):\(port)/\(export)"
+    case .vsock(let context, let port): return "\(scheme)+vsock://\(context):\(port)/\(export)"
     }
   }
 

@@ -46,6 +46,14 @@ package struct ServeArguments: Sendable {
   package var pidFile: String?
   /// `--log-level`.
   package var logLevel: String?
+  /// `--tls`; nil means off.
+  package var tls: String?
+  /// `--tls-certificates`.
+  package var tlsCertificates: String?
+  /// `--tls-psk`.
+  package var tlsKeys: String?
+  /// `--tls-verify-peer`.
+  package var tlsVerifyPeer = false
   /// `--max-connections`.
   package var maximumConnections: String?
 

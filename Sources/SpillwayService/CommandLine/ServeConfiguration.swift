@@ -15,8 +15,14 @@ package struct ServeConfiguration: Sendable {
   package var monitor: String?
   /// Where every export is served; never empty. No address is twice in this list, `view` and the admin socket.
   package var listen: [ListenAddress]
+  /// Whether `listen` is what was not asked for.
+  package var listenIsDefault: Bool
   /// Where only views are served; never empty.
   package var view: [ListenAddress]
+  /// Whether `view` is what was not asked for.
+  package var viewIsDefault: Bool
+  /// Whether and how clients use TLS; nil when they cannot.
+  package var tls: TLSSpecification?
   /// The path of the admin socket.
   package var adminPath: String
   /// The shell command to run, if one was given.
@@ -49,6 +55,8 @@ package struct ServeConfiguration: Sendable {
       arguments.listen, option: "--listen", unless: directory.path(of: "ingest.sock"), currentDirectory)
     view = try Self.parseAddresses(
       arguments.view, option: "--view", unless: directory.path(of: "view.sock"), currentDirectory)
+    (listenIsDefault, viewIsDefault) = (arguments.listen.isEmpty, arguments.view.isEmpty)
+    tls = try TLSSpecification(arguments, currentDirectory: currentDirectory)
     let admin = try Self.parseAddresses(
       arguments.admin.map { [$0] } ?? [], option: "--admin", unless: directory.path(of: "admin.sock"),
       currentDirectory)

@@ -1,6 +1,8 @@
 internal import ExtentJournal
 internal import Glibc
 internal import Logging
+internal import NBDProtocol
+internal import NBDServer
 internal import Threads
 
 /// `spillway serve`: a journal, its disks and the sockets, from the command line to the last file closed.
@@ -14,6 +16,8 @@ internal import Threads
 package final class Daemon {
   private let configuration: ServeConfiguration
   private let log: Logger
+  private var activated: [ActivatedSockets.Socket] = []
+  private var tls: TLSSettings?
 
   /// A daemon that has done nothing yet.
   package init(_ configuration: ServeConfiguration) {
@@ -26,6 +30,9 @@ package final class Daemon {
   package func run() throws(ServiceError) -> Int32 {
     try requireSomethingToServe()
     TerminationSignals.block()
+    // The variables are ours alone, and COMMAND is to see none of them.
+    activated = try ActivatedSockets.take()
+    tls = try configuration.tls?.load()
     let settings = ProcessSettings.tighten()
     warnAboutOpenFiles(settings)
     try configuration.directory.create()
@@ -111,7 +118,7 @@ package final class Daemon {
     let sources = try DiskSources(
       configuration.sources, monitor: configuration.monitor, disks: disks, log: log.forJournal)
     let server = JournalServer(
-      journal, maximumConnections: configuration.maximumConnections, rules: configuration.rules,
+      journal, maximumConnections: configuration.maximumConnections, tls: tls, rules: configuration.rules,
       log: log)
     defer {
       journal.stopWaiting()
@@ -119,16 +126,14 @@ package final class Daemon {
       server.stop()
       sources.stop()
     }
-    let listen = try configuration.listen.map { address throws(ServiceError) in
-      try server.listen(on: address, viewsOnly: false)
-    }
-    let view = try configuration.view.map { address throws(ServiceError) in
-      try server.listen(on: address, viewsOnly: true)
-    }
+    let listen = try listen(
+      configuration.listen, unlessActivated: configuration.listenIsDefault, server, false)
+    let view = try self.listen(configuration.view, unlessActivated: configuration.viewIsDefault, server, true)
     let pidFile = try configuration.pidFile.map { path throws(ServiceError) in try PIDFile(writingTo: path) }
     defer { pidFile?.remove() }
 
-    let endpoints = Endpoints(listen: listen, view: view, disks: disks.map(\.name))
+    let endpoints = Endpoints(
+      listen: listen, view: view, disks: disks.map(\.name), isSecure: tls?.policy == .require)
     StandardError.printLine(endpoints.readyLine)
     let command = try startCommand(endpoints, settings, stop)
     // After the start of COMMAND, so that no client's descriptor can slip into it; until here they queue.
@@ -141,6 +146,21 @@ package final class Daemon {
     TerminationSignals.endAtOnceFromNowOn()
     command?.terminate()
     return command?.finish() ?? ExitStatus.done.rawValue
+  }
+
+  /// Serves the sockets that systemd gave us (of views, or of everything) and then `addresses`, which are not asked for if
+  /// they are the default and there were such sockets. Returns where clients connect.
+  private func listen(
+    _ addresses: [ListenAddress], unlessActivated isDefault: Bool, _ server: JournalServer, _ viewsOnly: Bool
+  ) throws(ServiceError) -> [ListenAddress] {
+    var served: [ListenAddress] = []
+    for socket in activated where socket.showsViewsOnly == viewsOnly {
+      try server.listen(inheriting: socket.descriptor, as: socket.address, viewsOnly: viewsOnly)
+      served.append(socket.address)
+    }
+    if isDefault, !served.isEmpty { return served }
+    for address in addresses { served.append(try server.listen(on: address, viewsOnly: viewsOnly)) }
+    return served
   }
 
   private func startCommand(

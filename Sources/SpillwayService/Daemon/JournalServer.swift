@@ -9,9 +9,12 @@ struct JournalServer {
   private let views: JournalExports
 
   /// A server of `journal` that listens nowhere yet.
-  init(_ journal: Journal, maximumConnections: Int, rules: ViewRules, log: Logger) {
+  init(
+    _ journal: Journal, maximumConnections: Int, tls: TLSSettings? = nil, rules: ViewRules, log: Logger
+  ) {
     var options = ServerOptions()
     options.connectionsMax = maximumConnections
+    options.tls = tls
     server = Server(options: options, log: log.forServer)
     let streams = Streams(log: log.forJournal)
     everything = JournalExports(journal: journal, showsIngest: true, streams: streams, rules: rules)
@@ -28,10 +31,13 @@ struct JournalServer {
     }
   }
 
-  /// Serves all exports on a socket that listens already at `address` and that somebody else keeps.
-  func listen(inheriting descriptor: Int32, as address: ListenAddress) throws(ServiceError) {
+  /// Serves all exports (`viewsOnly`: the views) on a socket that listens already at `address` and that somebody else
+  /// keeps.
+  func listen(
+    inheriting descriptor: Int32, as address: ListenAddress, viewsOnly: Bool = false
+  ) throws(ServiceError) {
     do throws(ServerError) {
-      try server.listen(inheriting: descriptor, as: address, directory: everything)
+      try server.listen(inheriting: descriptor, as: address, directory: viewsOnly ? views : everything)
     } catch {
       throw .failed("cannot serve \(error.description)")
     }

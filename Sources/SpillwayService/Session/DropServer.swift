@@ -57,7 +57,9 @@ private final class DroppingSession: ExportSession {
   func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? { nil }
   func flush() throws(ExportError) {}
 
-  func blockStatus(_ range: ByteRange, limit: Int) throws(ExportError) -> [BlockExtent] {
+  func cache(_ range: ByteRange) {}
+
+  func blockStatus(_ range: ByteRange, context: String, limit: Int) throws(ExportError) -> [BlockExtent] {
     [BlockExtent(byteCount: range.count, flags: 0)]
   }
 

@@ -48,6 +48,7 @@ final class Session {
     _ = ProcessSettings.tighten()
     do throws(ServiceError) {
       try record.write(plan)
+      try SessionPlanner.makeTemporaryJournal(plan)
       do throws(ServerError) { socket = try HeldSocket(binding: .unix(path: plan.ingestSocket)) } catch {
         throw .failed("\(error)")
       }

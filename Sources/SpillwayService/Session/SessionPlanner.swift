@@ -1,3 +1,4 @@
+internal import Bytes
 internal import ExtentJournal
 internal import FoundationEssentials
 internal import Glibc
@@ -16,7 +17,7 @@ struct SessionPlanner {
     self.monitor = monitor
   }
 
-  /// The plan. Nothing is changed yet, but that a temporary journal's directory is made.
+  /// The plan. Nothing is changed yet.
   func plan() throws(ServiceError) -> SessionPlan {
     try requireCommands()
     let session = JournalUUID.random().description
@@ -41,7 +42,7 @@ struct SessionPlanner {
     if let given = configuration.journal {
       journal = given.path
     } else {
-      journal = try Self.temporaryJournal()
+      journal = Self.temporaryJournal(session)
     }
     var plan = SessionPlan(
       session: session, purpose: configuration.purpose, monitor: configuration.monitor,
@@ -113,15 +114,18 @@ struct SessionPlanner {
     }
   }
 
-  /// A new directory that goes with the session.
-  private static func temporaryJournal() throws(ServiceError) -> String {
+  /// Where the journal of session `session` will be, which goes with it. It is made when the record tells of it.
+  private static func temporaryJournal(_ session: String) -> String {
     let place = ProcessInfo.processInfo.environment["TMPDIR"].flatMap { $0.isEmpty ? nil : $0 } ?? "/var/tmp"
-    var template = Array("\(place)/spillway-XXXXXX".utf8CString)
-    // SAFETY: mkdtemp replaces the last six characters of the string it is given and returns it.
-    let isMade = unsafe template.withUnsafeMutableBufferPointer { unsafe mkdtemp($0.baseAddress!) != nil }
-    guard isMade else {
-      throw .failed("no temporary journal can be made in \(place) (errno \(errno)); name one with -j DIR")
-    }
-    return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return "\(place)/spillway-\(session)"
+  }
+
+  /// Makes the directory of a temporary journal. After the record is written: else a kill in between would leave it.
+  static func makeTemporaryJournal(_ plan: SessionPlan) throws(ServiceError) {
+    // SAFETY: the path is read during the call only.
+    guard plan.isTemporary, unsafe mkdir(plan.journal, 0o700) != 0 else { return }
+    throw .failed(
+      "the temporary journal \(plan.journal) cannot be made (\(SystemError.text(errno))); name one with -j DIR"
+    )
   }
 }

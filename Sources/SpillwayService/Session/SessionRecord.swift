@@ -116,6 +116,8 @@ package final class SessionRecord {
 
   /// Removes a temporary journal with all that belongs to it; what cannot be removed stays, and is told.
   private static func removeJournal(_ path: String) {
+    // SAFETY: the path is read during the call only.
+    guard unsafe access(path, F_OK) == 0 else { return }
     do {
       try Journal.removeRing(of: path)
       try FileManager.default.removeItem(atPath: path)
