@@ -24,7 +24,9 @@ extension Journal {
   /// Removes the ring of the journal in `directory`, whose owner has died: what it holds is lost. For a journal that is about
   /// to be removed itself; the ring lies elsewhere, in memory, and nobody else would find it.
   package static func removeRing(of directory: String) throws(JournalError) {
-    guard let superblock = try JournalDirectory(path: directory).readSuperblock(), !superblock.isClean else { return }
+    guard let superblock = try JournalDirectory(path: directory).readSuperblock(), !superblock.isClean else {
+      return
+    }
     do throws(FileError) {
       // Nil when the file of that name is not the journal's.
       let ring = try SpoolFile.open(superblock.ringPath, uuid: superblock.ring, journal: superblock.journal)
