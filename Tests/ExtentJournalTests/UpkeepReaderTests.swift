@@ -191,6 +191,60 @@ import Threads
   }
 }
 
+/// Goal: what is cold takes less and is the same. Method: a disk of text, written in a hurry, then recompressed, also with holes
+/// in it; read again, and read from an index that was built again.
+@Suite struct RecompressionTests {
+  @Test("what is cold is stored in fewer bytes, and is the same, also after a rebuild")
+  func cold() throws {
+    let fixture = try JournalFixture()
+    fixture.host.upkeepLimits.coldNanoseconds = 0
+    fixture.host.segmentBytesMax = 2 << 20
+    try fixture.close()
+    try fixture.open()
+    let size = 8 << 20
+    try fixture.makeDisk("d", byteCount: UInt64(size), mode: .device)
+    var random = SeededGenerator(seed: 3)
+    let words = (0..<3000).map { _ in String(random.next(), radix: 36) }
+    var text: [UInt8] = []
+    while text.count < size { text += Array(words.randomElement(using: &random)!.utf8) + [32] }
+    text.removeLast(text.count - size)
+    for start in stride(from: 0, to: size, by: 64 << 10) {
+      try fixture.disk.write(Array(text[start..<start + (64 << 10)]), at: UInt64(start))
+      if start % (1 << 20) == 0 { try fixture.journal.spill() }
+    }
+    // Frames that are live in part, and one that is not there any more.
+    try fixture.disk.trim(ByteRange(offset: 1 << 20, count: 300 << 10), durable: false).wake()
+    try fixture.disk.trim(ByteRange(offset: 4 << 20, count: 4096), durable: false).wake()
+    for index in (1 << 20)..<(1 << 20) + (300 << 10) { text[index] = 0 }
+    for index in (4 << 20)..<(4 << 20) + 4096 { text[index] = 0 }
+    let plain = try fixture.journal.upkeep()
+    #expect(plain.recompressedFrames == 0)
+    // What is in the open segment is not cold yet.
+    try fixture.close()
+    try fixture.open()
+    try fixture.disk.write(Array(text[0..<4096]), at: 0)
+    let before = try fixture.journal.spaceStatus().segmentBytes
+    let done = try fixture.journal.upkeep(recompresses: true)
+    let after = try fixture.journal.spaceStatus()
+    print("recompression: \(before) bytes before, \(after)")
+    #expect(done.recompressedFrames > 20 && after.segmentBytes < before * 95 / 100)
+    #expect(try fixture.journal.livenessFlaw() == nil)
+    let again = try fixture.journal.upkeep(recompresses: true)
+    #expect(again.recompressedFrames == 0, "it is done once")
+    func check() throws {
+      for start in stride(from: 0, to: size, by: 1 << 20) {
+        let found = try fixture.disk.bytes(ByteRange(offset: UInt64(start), count: 1 << 20))
+        #expect(found == Array(text[start..<start + (1 << 20)]), "at \(start)")
+      }
+    }
+    try check()
+    try fixture.close()
+    try fixture.removeIndex()
+    try fixture.open()
+    try check()
+  }
+}
+
 /// Bytes that one thread finds for another.
 private final class Outcome: @unchecked Sendable {
   // Sendable: guarded by `lock`.

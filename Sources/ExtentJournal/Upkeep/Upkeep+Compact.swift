@@ -11,10 +11,10 @@ internal import Threads
 
 extension Upkeep {
   /// Most bytes of one group of moved frames.
-  private static let groupBytesMax = 4 << 20
+  static let groupBytesMax = 4 << 20
 
   /// A frame that is to be moved.
-  private struct Planned {
+  struct Planned {
     var header: FrameHeader
     var address: FrameAddress
     var references: [(layer: LayerKey, range: SectorRange, skip: UInt32)]
@@ -70,7 +70,7 @@ extension Upkeep {
 
   /// The live frames of `segment` and who refers to them. Nil when the index is not to be believed, or the segment not to be
   /// read.
-  private func plan(_ segment: UInt64) throws(JournalError) -> [Planned]? {
+  func plan(_ segment: UInt64) throws(JournalError) -> [Planned]? {
     guard case .success(let opened) = try store.segmentOrFlaw(segment),
       let inventory = try SegmentInventory.read(opened)
     else {
@@ -176,7 +176,7 @@ extension Upkeep {
   private static let reencodeLevel: Int32 = 3
 
   /// Writes the group, durably, and puts it in its place (rule C).
-  private func install(_ group: inout [Relocation]) throws(JournalError) {
+  func install(_ group: inout [Relocation]) throws(JournalError) {
     defer { group = [] }
     do throws(FileError) {
       try mover.finish()

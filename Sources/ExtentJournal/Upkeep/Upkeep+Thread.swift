@@ -33,9 +33,10 @@ extension Upkeep {
       do throws(JournalError) {
         if ledger.lock.withLock({ ledger.pending.isEmpty && ledger.activeCount > 0 }) { try indexer.run() }
         let version = ledger.lock.withLock { ledger.indexVersion }
-        guard version != seen else { continue }
+        let isIdle = ledger.lock.withLock { ledger.pending.isEmpty && ledger.activeCount == 0 }
+        guard version != seen || isIdle && hasColdSegments else { continue }
         let before = doneSoFar.postponements
-        _ = try run(yields: true)
+        _ = try run(yields: true, recompresses: isIdle)
         // What could not be freed since somebody reads is tried again.
         seen = doneSoFar.postponements == before ? version : nil
         saidWhy = nil
@@ -45,6 +46,14 @@ extension Upkeep {
         saidWhy = error.message
       }
     }
+  }
+
+  /// Whether a segment has become cold that was not recompressed.
+  private var hasColdSegments: Bool {
+    let now = WallClock.nanoseconds()
+    guard now >= nextColdLook else { return false }
+    nextColdLook = now + limits.coldNanoseconds / 10
+    return true
   }
 
   /// False at the end.

@@ -41,6 +41,8 @@ final class Upkeep: @unchecked Sendable {
   var usage: [UInt64: SegmentUsage] = [:]
   /// Segments of which compaction could move nothing more, and what was live of them then.
   var exhausted: [UInt64: SegmentLiveness] = [:]
+  /// Segments that were recompressed, or tried.
+  var recompressed: Set<UInt64> = []
   /// Runs that this process has punched.
   private var punched: [UInt64: [Range<UInt64>]] = [:]
   private var canPunch = true
@@ -56,6 +58,8 @@ final class Upkeep: @unchecked Sendable {
   let everyNanoseconds: UInt64?
   let ended: Condition
   var thread: WorkerThread?
+  /// When the thread looks again for segments that have become cold. For the thread alone.
+  var nextColdLook: UInt64 = 0
 
   /// Segments that one turn looks at.
   private static let segmentsPerTurn = 32
@@ -90,7 +94,9 @@ final class Upkeep: @unchecked Sendable {
   }
 
   /// Works until there is nothing more to do, or `isCancelled` says so, or the journal is closed. Returns what it did.
-  func run(yields: Bool, isCancelled: () -> Bool = { false }) throws(JournalError) -> UpkeepReport {
+  func run(yields: Bool, recompresses: Bool, isCancelled: () -> Bool = { false }) throws(JournalError)
+    -> UpkeepReport
+  {
     try work.withLock { () throws(JournalError) -> UpkeepReport in
       let before = doneSoFar
       yieldsToIngest = yields
@@ -99,6 +105,7 @@ final class Upkeep: @unchecked Sendable {
       while !isCancelled(), !shouldStop {
         if try freeSome() { continue }
         if try compactOne() { continue }
+        if recompresses, try recompressOne() { continue }
         break
       }
       return doneSoFar.since(before)
@@ -204,6 +211,7 @@ final class Upkeep: @unchecked Sendable {
   private func forgetAllBut(_ numbers: [UInt64]) {
     let known = Set(numbers)
     settled = settled.filter { known.contains($0.key) }
+    recompressed.formIntersection(known)
     usage = usage.filter { known.contains($0.key) }
     exhausted = exhausted.filter { known.contains($0.key) }
     punched = punched.filter { known.contains($0.key) }
