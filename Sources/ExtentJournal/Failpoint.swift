@@ -53,14 +53,18 @@ package enum Stage: String, Sendable {
   case reclaimWaits
   /// An index commit waits for a batch to be published whole.
   case indexWaits
-  /// What upkeep moved is durable; the index does not know it.
+  /// Records that upkeep moved are durable.
   case moved
+  /// Frames that it copied are durable; the index does not know it.
+  case copied
   /// The index knows it; nothing is freed.
   case relocated
   /// A segment, or runs of it, are about to be freed.
   case freeing
   /// They are.
   case freed
+  /// Freeing waits for a reader.
+  case freeingWaits
   /// A generation is broken in the ring's header and in memory; its record is not written.
   case taintMarked
   /// The journal was looked in, and the source is about to be read.

@@ -145,6 +145,7 @@ package final class Journal: @unchecked Sendable {
     file.hooks = host.hooks
     writer.hooks = host.hooks
     epochs.ring.hooks = host.hooks
+    epochs.segments.hooks = host.hooks
     readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring, index] error in
@@ -165,7 +166,8 @@ package final class Journal: @unchecked Sendable {
       ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
       poison: poison, waitForReaders: { [epochs] in epochs.ring.waitForEarlierReaders() })
     upkeeper = Upkeep(
-      ledger: ledger, store: store, writer: writer, indexer: indexer, epochs: epochs.segments,
+      ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller,
+      epochs: epochs.segments,
       directory: directory.path, host: host, log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
@@ -245,6 +247,7 @@ package final class Journal: @unchecked Sendable {
     try spiller.start()
     try indexer.start()
     try timekeeper.start()
+    try upkeeper.start()
     let begun = try finishCreations()
     for layer in ring.file.taints {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
@@ -405,7 +408,7 @@ package final class Journal: @unchecked Sendable {
   /// On an error the ring stays where it is, and the next open takes over what it holds.
   package func close() throws(JournalError) {
     stopWaiting()
-    upkeeper.stop()
+    upkeeper.end()
     var failure: JournalError?
     do throws(JournalError) {
       try checkpoint()
@@ -442,7 +445,7 @@ package final class Journal: @unchecked Sendable {
   /// recovers it. No other call may run or follow.
   package func abandon() {
     stopWaiting()
-    upkeeper.stop()
+    upkeeper.end()
     endThreads(spilling: false)
   }
 

@@ -293,7 +293,7 @@ private struct ModelTables {
       }
     }
     var largest = [try pages(rows), try pages(more)]
-    #expect(largest[1] > pagesMax / 4, "the test does not reach what it tests")
+    #expect(largest[1] > pagesMax / 6, "the test does not reach what it tests")
     var split = ExtentMap<Placement>()
     for region in stride(from: 0, to: spread, by: 397) {
       for sector in stride(from: 0, to: 1024, by: 2) {

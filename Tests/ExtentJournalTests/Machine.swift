@@ -51,6 +51,7 @@ final class Machine {
     host.spoolBytesMin = spoolByteCount
     host.segmentBytesMax = Self.segmentSizes[Int(seed % 3)]
     host.fullDiskRetryNanoseconds = 1_000_000
+    host.upkeepEveryNanoseconds = nil
     if hasUpkeep {
       host.segmentBytesMax = Self.upkeepSegmentSizes[Int(seed % 3)]
       host.upkeepLimits.punchedBytesMin = 4 << 10
@@ -296,6 +297,9 @@ final class Machine {
     contents[number] = bytes
     return bytes
   }
+
+  /// What a sector that operation `number` wrote begins with.
+  func firstBytes(_ number: UInt32) throws -> ArraySlice<UInt8> { pattern(number).prefix(4) }
 
   // MARK: - Looking
 

@@ -24,9 +24,13 @@ import Threads
   func completeness() {
     // SourceOrderTests and JobLivenessTests (of the service) plant those of the source.
     let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
+    // UpkeepHistoryTests and UpkeepReaderTests.
+    let bugsOfUpkeep: [PlantedBug] = [
+      .freedBeforeIndex, .recordsForgotten, .framesReadOutsideEpoch, .freedUnderReaders, .moveWithoutCompare,
+    ]
     let planted =
       Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + Self.bugsOfReleases + bugsOfSources
-      + [.indexWhilePublishing, .taintWordLeftOut]
+      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 

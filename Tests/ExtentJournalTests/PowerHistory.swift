@@ -71,7 +71,11 @@ struct PowerHistory {
         if error is Violation { throw error }
         tell("\(step): \(error)")
         // Upkeep that cannot read a segment gives up, and the journal goes on.
-        if machine.disk.isPowerCut { hasFailed = true } else { hasFailed = try hasFailed || step != .upkeep || machine.hasFailed }
+        if machine.disk.isPowerCut {
+          hasFailed = true
+        } else {
+          hasFailed = try hasFailed || step != .upkeep || machine.hasFailed
+        }
         if machine.disk.isPowerCut { break }
         // Only a disk that failed may make a step fail.
         switch fault {

@@ -42,9 +42,11 @@ import Testing
     var steps: [Step] = []
     for round in 0..<3 {
       steps += [
-        .write(start: 0, count: 60), .spill, .write(start: 128, count: 40), .spill, .trim(start: 20, count: 20),
+        .write(start: 0, count: 60), .spill, .write(start: 128, count: 40), .spill,
+        .trim(start: 20, count: 20),
         .zero(start: 64, count: 9), .spill, .write(start: 70, count: 50), .checkpoint,
-        .write(start: 2, count: 30), .spill, .write(start: 140, count: 8), .trim(start: 100, count: 28), .upkeep,
+        .write(start: 2, count: 30), .spill, .write(start: 140, count: 8), .trim(start: 100, count: 28),
+        .upkeep,
         .write(start: 60 + round, count: 3), .spill, .trim(start: 0, count: 16), .checkpoint, .upkeep,
       ]
     }

@@ -50,7 +50,9 @@ package final class BoundedStore: FileStore, @unchecked Sendable {
   package func syncNames() throws(FileError) { try inner.syncNames() }
 
   fileprivate func punch(_ name: String, _ range: Range<UInt64>) {
-    lock.withLock { taken[name] = taken[name, default: 0] - min(taken[name, default: 0], UInt64(range.count)) }
+    lock.withLock {
+      taken[name] = taken[name, default: 0] - min(taken[name, default: 0], UInt64(range.count))
+    }
   }
 
   fileprivate func grow(_ name: String, to end: UInt64) throws(FileError) {

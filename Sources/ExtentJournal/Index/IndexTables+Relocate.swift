@@ -24,7 +24,8 @@ struct Relocation: Sendable {
       guard position < bound else { return }
       result.append(
         IndexEntry(
-          start: entry.start + UInt16(position - skip), count: UInt16(bound - position), placement: placement))
+          start: entry.start + UInt16(position - skip), count: UInt16(bound - position), placement: placement)
+      )
       position = bound
     }
     for run in runs where run.old.upperBound > position && run.old.lowerBound < end {
@@ -76,7 +77,8 @@ extension IndexTables {
 
   private func relocate(
     _ key: RegionKey, _ relocations: [Relocation], _ comparing: Bool,
-    _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget, _ liveness: inout LivenessChanges
+    _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget,
+    _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Bool {
     let (old, wasSplit) = try row(key.layer, key.region, transaction)
     var entries: [IndexEntry] = []
@@ -86,7 +88,9 @@ extension IndexTables {
       entries += moved ?? [entry]
     }
     if !comparing {
-      for relocation in relocations { entries = Self.forced(relocation, key.layer, key.region, over: entries) }
+      for relocation in relocations {
+        entries = Self.forced(relocation, key.layer, key.region, over: entries)
+      }
     }
     let merged = RegionRow.merge([], entries)
     if merged == old { return true }

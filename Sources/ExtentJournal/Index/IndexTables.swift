@@ -267,7 +267,8 @@ package final class IndexTables: @unchecked Sendable {
       try reader.scan(generations, from: [0]) { key, _ in
         found.append(
           LayerKey(
-            disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4))))
+            disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4))
+          ))
         return true
       }
     }

@@ -5,7 +5,7 @@ internal import Threads
 /// disk holds up whoever frees segments, and never the ring.
 final class ReadEpochs: Sendable {
   let ring = Epochs()
-  let segments = Epochs()
+  let segments = Epochs(waiting: .freeingWaits)
 
   /// Where a reader is; pass it to `leave` once, or to `leaveRing` and `leaveSegments` once each.
   struct Ticket: Sendable {
@@ -40,8 +40,13 @@ package final class Epochs: @unchecked Sendable {
   /// Set before any thread starts.
   var hooks = TestHooks()
 
-  /// Nobody is reading.
-  package init() { left = Condition(lock) }
+  private let stage: Stage
+
+  /// Nobody is reading. `stage` is reached while somebody waits for readers.
+  package init(waiting stage: Stage = .reclaimWaits) {
+    self.stage = stage
+    left = Condition(lock)
+  }
 
   /// Enters the current epoch; pass the result to `leave`.
   package func enter() -> UInt64 {
@@ -72,7 +77,7 @@ package final class Epochs: @unchecked Sendable {
       current += 1
       let limit = current
       while readers.keys.contains(where: { $0 < limit }) {
-        hooks.reach(.reclaimWaits)
+        hooks.reach(stage)
         left.wait()
       }
     }

@@ -49,7 +49,9 @@ struct RemovedSegments: Equatable, Sendable {
       let part = runs[start..<min(start + most, runs.count)]
       var body: [UInt8] = []
       for run in part {
-        for word in [run.firstBatch, run.lastBatch, run.lastSequence, run.chain] { body.appendBigEndian(word) }
+        for word in [run.firstBatch, run.lastBatch, run.lastSequence, run.chain] {
+          body.appendBigEndian(word)
+        }
       }
       return Record(
         kind: .removed, layer: .journal, sequence: part.map(\.lastSequence).max() ?? 0,

@@ -104,6 +104,7 @@ struct GroupContents {
   /// The batch that it is when nothing says where it ends but `end`.
   func batch(upTo end: AppliedPosition) -> PublishedBatch {
     PublishedBatch(
-      end: end, firstSequence: min(firstSequence, end.sequence), extents: extents, records: records.sorted { $0.sequence < $1.sequence })
+      end: end, firstSequence: min(firstSequence, end.sequence), extents: extents,
+      records: records.sorted { $0.sequence < $1.sequence })
   }
 }

@@ -86,7 +86,8 @@ struct SegmentScanner {
     // Who has an index does not need what was moved before; who has none misses what nobody can name.
     if start.batch == 0 {
       for number in moved.damaged {
-        report(SegmentDamage(segment: number, offset: nil, extents: nil, sequences: 1...max(writtenThrough, 1)))
+        report(
+          SegmentDamage(segment: number, offset: nil, extents: nil, sequences: 1...max(writtenThrough, 1)))
       }
     }
     // The segment that the index ends in is gone: with it whatever followed there, unless the next one goes on.

@@ -23,19 +23,35 @@ final class FramePress: @unchecked Sendable {
   func press(
     _ runs: [Range<UInt32>], of header: FrameHeader, _ bytes: RawSpan, level: Int32
   ) -> Pressed? {
-    guard expand(header, bytes) else { return nil }
+    var count = 0
+    guard gather(runs, of: header, bytes, behind: &count) else { return nil }
+    return press(gathered, byteCount: count, level: level)
+  }
+
+  /// Puts the sectors `runs` of a frame behind the `count` bytes that are gathered already. False when the bytes are not what
+  /// the header says, or there is no room.
+  func gather(
+    _ runs: [Range<UInt32>], of header: FrameHeader, _ bytes: RawSpan, behind count: inout Int
+  ) -> Bool {
+    guard expand(header, bytes) else { return false }
     let source = raw
     let target = gathered
     var all = target.mutableBytes
-    var count = 0
     for run in runs {
       let from = Int(run.lowerBound) * Int(Sector.byteCount)
       let to = Int(run.upperBound) * Int(Sector.byteCount)
-      guard to <= header.rawByteCount, count + to - from <= target.byteCount else { return nil }
+      guard to <= header.rawByteCount, count + to - from <= target.byteCount else { return false }
       all.copy(source.bytes.extracting(from..<to), at: count)
       count += to - from
     }
-    return press(target, byteCount: count, level: level)
+    return true
+  }
+
+  /// Compresses what is gathered. Nil when a quick try at level −1 says that it does not shrink.
+  func pressGathered(byteCount: Int, level: Int32) -> Pressed? {
+    guard press(gathered, byteCount: byteCount, level: -1).codec == .zstd else { return nil }
+    let pressed = press(gathered, byteCount: byteCount, level: level)
+    return pressed.codec == .zstd ? pressed : nil
   }
 
   private func press(_ source: AlignedBuffer, byteCount: Int, level: Int32) -> Pressed {

@@ -4,24 +4,14 @@ internal import Threads
 
 extension Journal {
   /// Gives back everything that nobody needs: brings the index up to date, frees dead space and compacts, until there is
-  /// nothing more to do or `isCancelled` says so. Returns what was done. Blocks; one caller works at a time.
+  /// nothing more to do or `isCancelled` says so; with `recompresses` what is cold is compressed harder, too. Returns what was done. Blocks; one caller works at a time.
   ///
   /// Throws `.noSpace` when what has to be moved first finds no room; the journal is as good as before.
-  package func upkeep(isCancelled: () -> Bool = { false }) throws(JournalError) -> UpkeepReport {
+  package func upkeep(
+    recompresses: Bool = false, isCancelled: () -> Bool = { false }
+  ) throws(JournalError) -> UpkeepReport {
     try checkpoint()
-    try sealIdleSegment()
-    while try indexer.sweepSome() { if isCancelled() { break } }
-    return try upkeeper.run(isCancelled: isCancelled)
-  }
-
-  /// Ends the open segment when more than half of what it holds is dead, so that it can be freed like any other.
-  private func sealIdleSegment() throws(JournalError) {
-    let open = ledger.lock.withLock { ledger.indexed }
-    let live = try indexer.inTurn { (tables) throws(JournalError) in try upkeeper.liveSums(tables)[open.segment] }
-    let liveBytes = UInt64((live ?? nil)?.kibibytes ?? 0) * 1024
-    guard open.offset >= upkeeper.limits.sealedBytesMin, liveBytes * 2 < open.offset else { return }
-    try spiller.sealWhenIdle()
-    try checkpoint()
+    return try upkeeper.run(yields: false, recompresses: recompresses, isCancelled: isCancelled)
   }
 
   /// Counts again what the index counts as live. Nil when it is right, else what is not. Nobody commits meanwhile.

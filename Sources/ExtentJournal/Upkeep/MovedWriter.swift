@@ -53,7 +53,9 @@ final class MovedWriter {
   func begin(byteCount: Int) throws(FileError) {
     // What failed in the middle left a group behind.
     if used > 0 { abandonGroup() }
-    if segment != nil, end + UInt64(byteCount + directory.closingByteCount(adding: byteCount)) > segmentBytesMax {
+    if segment != nil,
+      end + UInt64(byteCount + directory.closingByteCount(adding: byteCount)) > segmentBytesMax
+    {
       try seal()
     }
     if segment == nil {
@@ -81,7 +83,8 @@ final class MovedWriter {
   }
 
   private func note(_ sequence: UInt64) {
-    sequences = min(sequences?.lowerBound ?? sequence, sequence)...max(sequences?.upperBound ?? sequence, sequence)
+    sequences =
+      min(sequences?.lowerBound ?? sequence, sequence)...max(sequences?.upperBound ?? sequence, sequence)
   }
 
   /// Adds a frame with these stored bytes; returns where it will lie.

@@ -13,7 +13,9 @@ struct ReaderPin: ~Copyable, Sendable {
   /// For a reader: waits while the owner frees something. Nil where the file can be neither opened nor made (a journal on a
   /// medium that cannot be written to): nobody frees anything there.
   init?(reading directory: String) {
-    guard let opened = Self.open(directory, O_RDONLY) ?? Self.open(directory, O_RDWR | O_CREAT) else { return nil }
+    guard let opened = Self.open(directory, O_RDONLY) ?? Self.open(directory, O_RDWR | O_CREAT) else {
+      return nil
+    }
     while flock(opened, LOCK_SH) != 0 {
       guard errno == EINTR else {
         close(opened)

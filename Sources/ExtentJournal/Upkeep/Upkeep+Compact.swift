@@ -1,6 +1,7 @@
 internal import BlockFile
 internal import Bytes
 internal import LMDB
+internal import Threads
 
 // Compaction: the live rest of a segment is copied to a segment of moved data, and the index is told (rule C). A frame of
 // which at least half is live is copied as it is stored; of another only what is live, compressed again.
@@ -10,10 +11,10 @@ internal import LMDB
 
 extension Upkeep {
   /// Most bytes of one group of moved frames.
-  private static let groupBytesMax = 4 << 20
+  static let groupBytesMax = 4 << 20
 
   /// A frame that is to be moved.
-  private struct Planned {
+  struct Planned {
     var header: FrameHeader
     var address: FrameAddress
     var references: [(layer: LayerKey, range: SectorRange, skip: UInt32)]
@@ -69,7 +70,7 @@ extension Upkeep {
 
   /// The live frames of `segment` and who refers to them. Nil when the index is not to be believed, or the segment not to be
   /// read.
-  private func plan(_ segment: UInt64) throws(JournalError) -> [Planned]? {
+  func plan(_ segment: UInt64) throws(JournalError) -> [Planned]? {
     guard case .success(let opened) = try store.segmentOrFlaw(segment),
       let inventory = try SegmentInventory.read(opened)
     else {
@@ -117,11 +118,15 @@ extension Upkeep {
   private func moveFrames(_ frames: [Planned]) throws(JournalError) {
     let most = min(Self.groupBytesMax, max(mover.segmentByteCountMax / 4, AlignedBuffer.alignment))
     var group: [Relocation] = []
+    var begun = MonotonicClock.nanoseconds()
     for frame in frames where !frame.references.isEmpty {
       if shouldStop { break }
       let size = frame.header.itemByteCount.roundedUp(to: 16)
-      if !group.isEmpty, mover.pendingByteCount + size > most { try install(&group) }
-      pauseForIngest()
+      if !group.isEmpty, mover.pendingByteCount + size > most {
+        try install(&group)
+        pauseForIngest(since: begun)
+        begun = MonotonicClock.nanoseconds()
+      }
       do throws(FileError) {
         if group.isEmpty { try mover.begin(byteCount: max(most, size + AlignedBuffer.alignment)) }
       } catch {
@@ -148,7 +153,8 @@ extension Upkeep {
     let liveCount = live.reduce(0) { $0 + UInt32($1.count) }
     guard liveCount * 2 < sectors else {
       let to = mover.add(
-        codec: header.codec, level: header.level, layer: header.layer, extents: header.extents, stored: stored)
+        codec: header.codec, level: header.level, layer: header.layer, extents: header.extents, stored: stored
+      )
       note { $0.movedFrames += 1 }
       return Relocation(from: address, to: to, runs: [(0..<sectors, 0)], references: frame.references)
     }
@@ -170,7 +176,7 @@ extension Upkeep {
   private static let reencodeLevel: Int32 = 3
 
   /// Writes the group, durably, and puts it in its place (rule C).
-  private func install(_ group: inout [Relocation]) throws(JournalError) {
+  func install(_ group: inout [Relocation]) throws(JournalError) {
     defer { group = [] }
     do throws(FileError) {
       try mover.finish()
@@ -178,7 +184,7 @@ extension Upkeep {
     } catch {
       throw failure(error)
     }
-    ledger.hooks.reach(.moved)
+    ledger.hooks.reach(.copied)
     if ledger.hooks.has(.freedBeforeIndex) { try freeTooEarly(group) }
     let relocations = group
     let comparing = !ledger.hooks.has(.moveWithoutCompare)
@@ -196,7 +202,8 @@ extension Upkeep {
   private func freeTooEarly(_ group: [Relocation]) throws(JournalError) {
     for relocation in group {
       let start = relocation.from.offset / 4096 * 4096
-      let end: UInt64 = (relocation.from.offset + UInt64(relocation.from.kibibytes) * 1024).roundedUp(to: 4096)
+      let end: UInt64 = (relocation.from.offset + UInt64(relocation.from.kibibytes) * 1024).roundedUp(
+        to: 4096)
       let file = try store.segment(relocation.from.segment).file
       do throws(FileError) {
         try file.punch(start..<end)

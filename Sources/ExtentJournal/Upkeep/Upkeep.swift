@@ -31,8 +31,9 @@ final class Upkeep: @unchecked Sendable {
   let poison: (JournalError) -> Void
   let limits: UpkeepLimits
   private let directory: String
+  let spiller: Spiller
   private let work = Lock()
-  private let lock = Lock()
+  let lock = Lock()
   let press = FramePress()
 
   /// For each segment what of it was live when nothing more could be done about it.
@@ -43,6 +44,8 @@ final class Upkeep: @unchecked Sendable {
   var exhausted: [UInt64: SegmentLiveness] = [:]
   /// Of which generations all records are needed (rule 4).
   private var merging: Set<LayerKey> = []
+  /// Segments that were recompressed, or tried.
+  var recompressed: Set<UInt64> = []
   /// Runs that this process has punched.
   private var punched: [UInt64: [Range<UInt64>]] = [:]
   private var canPunch = true
@@ -51,9 +54,15 @@ final class Upkeep: @unchecked Sendable {
   private var removedHome: UInt64?
   private var publishedUsage: [UInt64: SegmentUsage] = [:]
   private var report = UpkeepReport()
-  private var isStopping = false
-  /// Whether copying waits while a stream comes in.
-  private var yieldsToIngest = false
+  /// Set under `lock`.
+  var isStopping = false
+  /// Whether copying gives way to a stream that comes in. For whoever works.
+  var yieldsToIngest = false
+  let everyNanoseconds: UInt64?
+  let ended: Condition
+  var thread: WorkerThread?
+  /// When the thread looks again for segments that have become cold. For the thread alone.
+  var nextColdLook: UInt64 = 0
 
   /// Segments that one turn looks at.
   private static let segmentsPerTurn = 32
@@ -68,13 +77,16 @@ final class Upkeep: @unchecked Sendable {
   }
 
   init(
-    ledger: Ledger, store: SegmentStore, writer: SegmentWriter, indexer: Indexer, epochs: Epochs,
-    directory: String, host: JournalHost, log: @escaping JournalLog,
+    ledger: Ledger, store: SegmentStore, writer: SegmentWriter, indexer: Indexer, spiller: Spiller,
+    epochs: Epochs, directory: String, host: JournalHost, log: @escaping JournalLog,
     poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
     self.store = store
     self.indexer = indexer
+    self.spiller = spiller
+    everyNanoseconds = host.upkeepEveryNanoseconds
+    ended = Condition(lock)
     self.epochs = epochs
     self.directory = directory
     limits = host.upkeepLimits
@@ -85,12 +97,18 @@ final class Upkeep: @unchecked Sendable {
   }
 
   /// Works until there is nothing more to do, or `isCancelled` says so, or the journal is closed. Returns what it did.
-  func run(isCancelled: () -> Bool = { false }) throws(JournalError) -> UpkeepReport {
+  func run(yields: Bool, recompresses: Bool, isCancelled: () -> Bool = { false }) throws(JournalError)
+    -> UpkeepReport
+  {
     try work.withLock { () throws(JournalError) -> UpkeepReport in
       let before = doneSoFar
+      yieldsToIngest = yields
+      try sealIdleSegment()
+      while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
       while !isCancelled(), !shouldStop {
         if try freeSome() { continue }
         if try compactOne() { continue }
+        if recompresses, try recompressOne() { continue }
         break
       }
       return doneSoFar.since(before)
@@ -109,22 +127,9 @@ final class Upkeep: @unchecked Sendable {
     }
   }
 
-  /// Whoever works stops after the step that it is in; nobody begins.
-  func stop() { lock.withLock { isStopping = true } }
-
   var shouldStop: Bool {
     if lock.withLock({ isStopping }) { return true }
     return ledger.lock.withLock { ledger.failure != nil }
-  }
-
-  /// Returns when no batch is pending, so that copying does not compete with a stream; at once when it should not wait.
-  func pauseForIngest() {
-    guard lock.withLock({ yieldsToIngest }) else { return }
-    ledger.lock.withLock {
-      while !ledger.pending.isEmpty, ledger.stall == nil, ledger.failure == nil, !ledger.isClosing {
-        ledger.progress.wait()
-      }
-    }
   }
 
   var doneSoFar: UpkeepReport { lock.withLock { report } }
@@ -167,7 +172,9 @@ final class Upkeep: @unchecked Sendable {
     if removed == nil { try loadRemoved() }
     return try indexer.inTurn { (tables) throws(JournalError) -> Bool in
       let sums = try liveSums(tables)
-      let candidates = try segments().filter { settled[$0.number] != sums[$0.number, default: SegmentLiveness()] }
+      let candidates = try segments().filter {
+        settled[$0.number] != sums[$0.number, default: SegmentLiveness()]
+      }
       forgetAllBut(try segments().map(\.number))
       guard !candidates.isEmpty else { return false }
       let catalog = try tables.catalog()
@@ -175,7 +182,8 @@ final class Upkeep: @unchecked Sendable {
       var plan = FreePlan()
       let some = candidates.prefix(Self.segmentsPerTurn)
       for (number, kind) in some {
-        try consider(number, kind, sums[number] ?? SegmentLiveness(), tables, Set(catalog.layers.map(\.key)), &plan)
+        try consider(
+          number, kind, sums[number] ?? SegmentLiveness(), tables, Set(catalog.layers.map(\.key)), &plan)
       }
       if !plan.isEmpty {
         guard try free(plan) else {
@@ -207,13 +215,15 @@ final class Upkeep: @unchecked Sendable {
   private func forgetAllBut(_ numbers: [UInt64]) {
     let known = Set(numbers)
     settled = settled.filter { known.contains($0.key) }
+    recompressed.formIntersection(known)
     usage = usage.filter { known.contains($0.key) }
     exhausted = exhausted.filter { known.contains($0.key) }
     punched = punched.filter { known.contains($0.key) }
   }
 
   private func consider(
-    _ number: UInt64, _ kind: SegmentKind, _ sum: SegmentLiveness, _ tables: IndexTables, _ layers: Set<LayerKey>,
+    _ number: UInt64, _ kind: SegmentKind, _ sum: SegmentLiveness, _ tables: IndexTables,
+    _ layers: Set<LayerKey>,
     _ plan: inout FreePlan
   ) throws(JournalError) {
     guard case .success(let segment) = try store.segmentOrFlaw(number),
@@ -221,7 +231,9 @@ final class Upkeep: @unchecked Sendable {
     else { return }
     let allocated: UInt64
     let live: [LiveFrame]
-    do throws(FileError) { allocated = try store.allocatedByteCount(number, kind) } catch { throw failure(error) }
+    do throws(FileError) { allocated = try store.allocatedByteCount(number, kind) } catch {
+      throw failure(error)
+    }
     do throws(LMDBError) { live = try tables.liveFrames(of: number) } catch { throw JournalError(error) }
     usage[number] = SegmentUsage(
       sum: sum, kind: kind, liveBytes: inventory.storedByteCount(of: live), allocatedBytes: allocated)
@@ -328,7 +340,9 @@ final class Upkeep: @unchecked Sendable {
     } catch {
       guard error.isUnsupported else { throw failure(error) }
       canPunch = false
-      log(.info, "the filesystem of the journal cannot give back parts of files; dead space is compacted instead")
+      log(
+        .info,
+        "the filesystem of the journal cannot give back parts of files; dead space is compacted instead")
       return
     }
     punched[number, default: []] += runs
