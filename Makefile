@@ -23,6 +23,7 @@ help:
 	@echo 'make fuzz      the protocol machine against libFuzzer, SECONDS for options and as many for requests'
 	@echo 'make bench-server  requests: MB/s, IOPS, latencies and CPU beside nbdkit and qemu-nbd'
 	@echo 'make bench-guest  what a guest feels: Spillway, nbdkit and qemu itself as targets of its backup job'
+	@echo 'make bench-space  bytes on disk beside raw, qcow2 and nbdkit'
 	@echo 'make bench-engine  the engine by itself: acknowledgements, spill, index, reads, opening'
 	@echo 'make clean     removes what was built'
 
@@ -92,6 +93,10 @@ WRITES ?= 1500
 bench-guest: build
 	Benchmarks/guest.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway" --rounds $(GUEST_ROUNDS) --writes $(WRITES)
 
+# Bytes on disk; what else the machine does matters little.
+bench-space: build
+	Benchmarks/space.py "$$($(SWIFT) build $(RELEASE) --show-bin-path)/spillway"
+
 # The engine without servers and sockets. ROUNDS of all, in turn; medians.
 ROUNDS ?= 5
 bench-engine: packages
@@ -100,4 +105,4 @@ bench-engine: packages
 clean:
 	rm -rf .build .build-tsan .build-fuzz Benchmarks/.build
 
-.PHONY: help packages build demo check test test-vm soak tsan install bench bench-server fuzz bench-guest bench-engine clean
+.PHONY: help packages build demo check test test-vm soak tsan install bench bench-server fuzz bench-guest bench-space bench-engine clean

@@ -127,7 +127,8 @@ let package = Package(
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "spillway", "SpillwayService", "ExtentJournal", "NBDServer", "QEMUMonitor", "Threads", "Peers",
+        "Bytes", "spillway", "SpillwayService", "ExtentJournal", "NBDServer", "QEMUMonitor", "Threads",
+        "Peers",
         "TestKit",
         .product(name: "Logging", package: "swift-log"),
       ],

@@ -55,6 +55,10 @@ package protocol BlockFile: AnyObject, Sendable {
   func write(_ buffer: AlignedBuffer, byteCount: Int, at offset: UInt64) throws(FileError)
   /// Makes everything written so far durable. After an error nothing may be assumed, and it must not be retried.
   func sync() throws(FileError)
+  /// Gives the space of `range` back (its bounds are multiples of 4096); it reads as zeroes from then on, and the size
+  /// stays. Durable at `sync`; until then a power cut may leave any part of it as it was. Where the store cannot do it
+  /// the error says so (`isUnsupported`) and nothing has changed.
+  func punch(_ range: Range<UInt64>) throws(FileError)
   /// Cuts the file to `byteCount` bytes.
   func truncate(to byteCount: UInt64) throws(FileError)
 }
@@ -80,6 +84,9 @@ package struct FileError: Error, Sendable, CustomStringConvertible {
 
   /// Whether the filesystem or a limit has no room (ENOSPC, EDQUOT, EFBIG): space may return.
   package var isNoSpace: Bool { SystemError.isNoSpace(errno) }
+
+  /// Whether the store can do no such thing (EOPNOTSUPP, ENOSYS).
+  package var isUnsupported: Bool { errno == 95 || errno == 38 }
 
   /// Whether there is no such file (ENOENT).
   package var isMissing: Bool { errno == 2 }

@@ -158,6 +158,13 @@ final class POSIXFile: BlockFile {
     guard fdatasync(descriptor) == 0 else { throw failure("fdatasync") }
   }
 
+  func punch(_ range: Range<UInt64>) throws(FileError) {
+    precondition(range.lowerBound % 4096 == 0 && range.upperBound % 4096 == 0, "unaligned hole")
+    guard spw_punch_hole(descriptor, off_t(range.lowerBound), off_t(range.count)) == 0 else {
+      throw failure("fallocate", range.lowerBound)
+    }
+  }
+
   func truncate(to byteCount: UInt64) throws(FileError) {
     guard ftruncate(descriptor, off_t(byteCount)) == 0 else { throw failure("ftruncate", byteCount) }
   }

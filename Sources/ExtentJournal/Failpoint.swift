@@ -47,14 +47,30 @@ package enum Stage: String, Sendable {
   case closeMarked
   /// A read has looked up where its bytes are and has copied none.
   case readPlanned
+  /// It has copied what lies in the ring, and no frame.
+  case framesWanted
   /// Ring space waits for a reader.
   case reclaimWaits
   /// An index commit waits for a batch to be published whole.
   case indexWaits
+  /// Records that upkeep moved are durable.
+  case moved
+  /// Frames that it copied are durable; the index does not know it.
+  case copied
+  /// The index knows it; nothing is freed.
+  case relocated
+  /// A segment, or runs of it, are about to be freed.
+  case freeing
+  /// They are.
+  case freed
+  /// Freeing waits for a reader.
+  case freeingWaits
   /// A generation is broken in the ring's header and in memory; its record is not written.
   case taintMarked
   /// The journal was looked in, and the source is about to be read.
   case sourceWanted
+  /// A reader looks into a base.
+  case baseWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
   /// A generation is pre-sealed, durably.

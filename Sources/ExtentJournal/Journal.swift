@@ -14,6 +14,7 @@ internal import Threads
 //   Index/    Indexer          what is durable becomes findable for good
 //   Read/     DiskReader       the way back: spool, memory, index, frames; reads that wait
 //   Generation/ SealRecord     what a disk held at one moment is closed, named and vouched for
+//   Upkeep/   Upkeep           what nobody needs any more is given back
 //   Replay/   Replay           a generation as a raw file
 //
 // Recovery runs the same way from the other end when a journal is opened.
@@ -26,7 +27,7 @@ package final class Journal: @unchecked Sendable {
   let options: JournalOptions
   let log: JournalLog
   let ledger = Ledger()
-  let epochs = Epochs()
+  let epochs = ReadEpochs()
   let ring: SpoolRing
   let store: SegmentStore
   let writer: SegmentWriter
@@ -43,8 +44,9 @@ package final class Journal: @unchecked Sendable {
   let privateMemory: PrivateMemory
   let admission: Admission
   private let poison: (JournalError) -> Void
-  private let spiller: Spiller
-  private let indexer: Indexer
+  let spiller: Spiller
+  let indexer: Indexer
+  let upkeeper: Upkeep
   private let timekeeper: Timekeeper
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
@@ -82,6 +84,11 @@ package final class Journal: @unchecked Sendable {
     _ directory: JournalDirectory, _ lock: consuming FileLock, _ options: JournalOptions, _ host: JournalHost,
     _ log: @escaping JournalLog
   ) throws(JournalError) {
+    var host = host
+    if let quota = options.quota {
+      host.segmentBytesMax = min(host.segmentBytesMax, quota.segmentBytesMax)
+      host.indexPagesMax = min(host.indexPagesMax, quota.indexPagesMax)
+    }
     let found = try directory.readSuperblock()
     guard found.map({ $0.use == .all }) ?? true else {
       throw JournalError(
@@ -113,7 +120,8 @@ package final class Journal: @unchecked Sendable {
       byteCount: host.privateBytesMax, patienceNanoseconds: host.stalledSenderNanoseconds)
     admission = Admission(
       files: store.files, ledger: ledger, whenFull: options.whenFull,
-      retryNanoseconds: host.fullDiskRetryNanoseconds, log: log)
+      retryNanoseconds: host.fullDiskRetryNanoseconds, quota: options.quota, owned: Self.owned(store, index),
+      log: log)
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
@@ -132,12 +140,12 @@ package final class Journal: @unchecked Sendable {
       ring: file.uuid, boot: boot, ringPath: file.path,
       adminAddress: options.adminAddress ?? "")
     writer = SegmentWriter(
-      store: store, after: ledger.published, lastSegment: replayed.lastSegment,
-      segmentBytesMax: host.segmentBytesMax)
+      store: store, after: ledger.published, segmentBytesMax: host.segmentBytesMax)
     frames = FrameReader(store: store)
     file.hooks = host.hooks
     writer.hooks = host.hooks
-    epochs.hooks = host.hooks
+    epochs.ring.hooks = host.hooks
+    epochs.segments.hooks = host.hooks
     readAhead = ReadAhead(frames: frames)
     // Rule F: the first error stays, whoever waits is told, and nothing is tried again.
     let poison: (JournalError) -> Void = { [ledger, ring, index] error in
@@ -149,14 +157,18 @@ package final class Journal: @unchecked Sendable {
     }
     self.poison = poison
     spiller = Spiller(
-      ledger: ledger, ring: ring, admission: admission, writer: writer, epochs: epochs,
+      ledger: ledger, ring: ring, admission: admission, writer: writer, epochs: epochs.ring,
       coreCount: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
       retryNanoseconds: host.fullDiskRetryNanoseconds, markNanoseconds: host.idleMarkNanoseconds,
       refusesWhenFull: options.whenFull == .enospc, log: log,
       poison: poison)
     indexer = Indexer(
       ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
-      poison: poison)
+      poison: poison, waitForReaders: { [epochs] in epochs.ring.waitForEarlierReaders() })
+    upkeeper = Upkeep(
+      ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller,
+      epochs: epochs.segments,
+      directory: directory.path, host: host, log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options
@@ -168,6 +180,19 @@ package final class Journal: @unchecked Sendable {
     } catch {
       if oldRing == nil { file.remove() }
       throw error
+    }
+  }
+
+  /// What a journal takes on disk. What cannot be asked counts as nothing: then the filesystem is the bound.
+  private static func owned(
+    _ store: SegmentStore, _ index: Index
+  ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
+    {
+      var segments: UInt64 = 0
+      if case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) {
+        segments = usage.byteCount
+      }
+      return (segments, index.usedByteCount)
     }
   }
 
@@ -222,6 +247,7 @@ package final class Journal: @unchecked Sendable {
     try spiller.start()
     try indexer.start()
     try timekeeper.start()
+    try upkeeper.start()
     let begun = try finishCreations()
     for layer in ring.file.taints {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
@@ -346,6 +372,8 @@ package final class Journal: @unchecked Sendable {
   private func spillAll() throws(JournalError) -> UInt64 {
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
+    // Also when nothing is left to spill: a journal that has failed promises nothing any more.
+    if let failure = ledger.failure { throw failure }
     let target = ledger.lastSequence
     ledger.wantedThrough = max(ledger.wantedThrough, target)
     ledger.work.signal()
@@ -380,6 +408,7 @@ package final class Journal: @unchecked Sendable {
   /// On an error the ring stays where it is, and the next open takes over what it holds.
   package func close() throws(JournalError) {
     stopWaiting()
+    upkeeper.end()
     var failure: JournalError?
     do throws(JournalError) {
       try checkpoint()
@@ -389,6 +418,7 @@ package final class Journal: @unchecked Sendable {
     endThreads(spilling: failure == nil)
     if let failure { throw failure }
     try sealLastSegment()
+    try upkeeper.close()
     ledger.hooks.reach(.closeCommitted)
     var clean = superblock
     clean.isClean = true
@@ -415,6 +445,7 @@ package final class Journal: @unchecked Sendable {
   /// recovers it. No other call may run or follow.
   package func abandon() {
     stopWaiting()
+    upkeeper.end()
     endThreads(spilling: false)
   }
 

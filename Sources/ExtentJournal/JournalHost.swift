@@ -35,6 +35,11 @@ package struct JournalHost: Sendable {
   /// Memory for payloads that cannot lie in the ring, in bytes; the largest request must fit.
   package var privateBytesMax = 64 << 20
 
+  /// How often upkeep looks for something to do by itself, in nanoseconds; nil: only when it is asked to.
+  package var upkeepEveryNanoseconds: UInt64? = 2_000_000_000
+  /// From where on upkeep finds something worth its while.
+  package var upkeepLimits = UpkeepLimits()
+
   /// The real machine.
   package init() {}
 }

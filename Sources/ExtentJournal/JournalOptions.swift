@@ -16,6 +16,10 @@ package struct JournalOptions: Sendable {
   package var whenFull = WhenFull.stall
   /// Under `taint`: how long a write may wait for room, in nanoseconds, before it is dropped.
   package var stallBudgetNanoseconds: UInt64 = 1_000_000_000
+  /// What the journal may take on disk; nil: what there is.
+  package var quota: Quota?
+  /// How many sealed generations of each disk are kept, at least 1; nil: all.
+  package var keptGenerations: Int?
   /// Where the daemon's admin socket is, recorded in the journal directory for the tools.
   package var adminAddress: String?
 

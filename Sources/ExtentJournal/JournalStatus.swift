@@ -25,6 +25,12 @@ package struct JournalStatus: Codable, Sendable {
   package var segmentBytes: UInt64 = 0
   /// What the index takes on disk.
   package var indexBytes: UInt64 = 0
+  /// What the journal may take on disk, in bytes; nil when nothing was said.
+  package var quotaBytes: UInt64?
+  /// What more can be taken from writers, in bytes; nil when nobody serves the journal.
+  package var availableBytes: UInt64?
+  /// In how many seconds that is used up, at the pace of the last minute; nil when it does not grow.
+  package var secondsToFull: UInt64?
   /// Payload bytes that clients wrote since the journal was opened; a payload of zeroes counts as zeroed.
   package var writtenBytes: UInt64 = 0
   /// How many of `writtenBytes` reached frames; what was overwritten before never does.
@@ -33,6 +39,8 @@ package struct JournalStatus: Codable, Sendable {
   package var storedBytes: UInt64 = 0
   /// Bytes that clients zeroed, trimmed or wrote as zeroes since the journal was opened.
   package var zeroedBytes: UInt64 = 0
+  /// Bytes of disks that readers released since the journal was opened.
+  package var releasedBytes: UInt64 = 0
   /// Reads parked now.
   package var parkedReads: UInt64 = 0
   /// Reads that were ever parked since the journal was opened.
@@ -144,6 +152,10 @@ extension Journal {
     status.spoolBytes = ring.file.capacity
     status.indexBytes = index.usedByteCount
     (status.segmentCount, status.segmentBytes) = try store.usage()
+    status.quotaBytes = options.quota?.byteCount
+    let outlook = admission.outlook
+    status.availableBytes = outlook.availableByteCount
+    status.secondsToFull = outlook.secondsToFull
     let durableBatch = writer.durability.batch
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
@@ -156,6 +168,7 @@ extension Journal {
     status.framedBytes = counters.framedBytes
     status.storedBytes = counters.storedBytes
     status.zeroedBytes = counters.zeroedBytes
+    status.releasedBytes = counters.releasedBytes
     status.parkedReads = UInt64(counters.parkedReads)
     status.waitedReads = counters.waitedReads
     status.longestWaitNanoseconds = counters.longestWaitNanoseconds

@@ -4,7 +4,7 @@ internal import Extents
 /// Where the content of a run of sectors is while it is in the ring.
 struct SpoolPlace: ExtentValue {
   var sequence: UInt64
-  /// Data, zero, trim or base.
+  /// Data, zero, trim, base or release.
   var kind: RecordKind
   /// Position in the ring of the run's first byte (data only).
   var position: UInt64
@@ -28,13 +28,19 @@ final class Layer: @unchecked Sendable {
   // Sendable: constants, and variables guarded by the commit lock; only the ledger changes them.
   let key: LayerKey
   let kind: GenerationKind
-  /// The layer that shows through outside the bitmap.
-  let base: LayerKey?
+  /// The layer that shows through outside the bitmap. Others may come in its place, when what it held is in the index.
+  var base: LayerKey?
+  /// Whether it was dropped and the index has followed: its rows may go once earlier readers have left.
+  var isSettled = false
+  /// Whether its rows are on their way out.
+  var isBuried = false
   var state: LayerState
   /// Whether the record that says so has its sequence. (A taint is marked in memory and in the ring before.)
   var hasTaintRecord = false
   /// Whether something came since the journal was opened, or was read from its segments then.
   var hasArrivals = false
+  /// Whether writes to what was released are dropped. On a snapshot disk they always are.
+  var keepsTombstones = false
   var spooled = ExtentMap<SpoolPlace>()
   var active = ExtentMap<Placement>()
   var flushing = ExtentMap<Placement>()
@@ -64,5 +70,6 @@ final class Layer: @unchecked Sendable {
     base = state.baseKey
     self.state = state
     hasTaintRecord = state.taint != nil
+    isSettled = state.isDropped
   }
 }

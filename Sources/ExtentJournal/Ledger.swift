@@ -73,6 +73,7 @@ final class Ledger: @unchecked Sendable {
   struct Counters {
     var writtenBytes: UInt64 = 0
     var zeroedBytes: UInt64 = 0
+    var releasedBytes: UInt64 = 0
     var framedBytes: UInt64 = 0
     var storedBytes: UInt64 = 0
     var parkedReads = 0
@@ -98,6 +99,7 @@ final class Ledger: @unchecked Sendable {
     defer { lock.unlock() }
     if let failure { throw failure }
     if let layer = layers[layer], let refusal = layer.refusal(of: kind, body) { throw refusal }
+    if kind == .release { try requireNoDependent(of: layer) }
     lastSequence = max(lastSequence, usedThrough) + 1
     let effective = allZero ? RecordKind.zero : kind
     hooks.reach(.recordFilled)
@@ -107,6 +109,15 @@ final class Ledger: @unchecked Sendable {
     hooks.reach(.recordTrue)
     let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
     return add(PendingRecord(record: record, slot: slot, since: MonotonicClock.nanoseconds()))
+  }
+
+  /// Throws when another generation stands on `layer`. The caller holds the lock.
+  private func requireNoDependent(of layer: LayerKey) throws(JournalError) {
+    guard let dependent = layers.values.first(where: { $0.base == layer }) else { return }
+    let title = layers[layer]?.state.title ?? String(layer.generation.number)
+    throw JournalError(
+      .notPermitted,
+      "nothing of generation \(title) can be released, for generation \(dependent.state.title) stands on it")
   }
 
   /// Sequences up to `last` were used by what a crash cut off.
@@ -132,11 +143,13 @@ final class Ledger: @unchecked Sendable {
   /// What a record changes in what readers see.
   private func apply(_ record: Record, position: UInt64) -> [ParkedRead] {
     switch record.kind {
-    case .data, .zero, .trim, .base:
+    case .data, .zero, .trim, .base, .release:
       guard let layer = layers[record.layer] else { return [] }
       switch record.kind {
       case .data: counters.writtenBytes += record.range.byteCount
       case .base: break
+      case .release:
+        counters.releasedBytes += record.range.byteCount
       default: counters.zeroedBytes += record.range.byteCount
       }
       layer.hasArrivals = true
@@ -163,9 +176,9 @@ final class Ledger: @unchecked Sendable {
       layers[record.layer]?.state.apply(record)
       layers[record.layer]?.hasTaintRecord = true
       progress.broadcast()
-    case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed:
+    case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed, .drop, .merge:
       layers[record.layer]?.state.apply(record)
-    case .data, .zero, .trim, .base:
+    case .data, .zero, .trim, .base, .release, .removed:
       break
     }
   }
@@ -312,9 +325,40 @@ final class Ledger: @unchecked Sendable {
   func finishIndexing(_ delta: IndexDelta) {
     lock.withLock {
       for (key, _) in delta.extents { layers[key]?.flushing = ExtentMap() }
+      for record in delta.records { settle(record) }
       unindexedRecords.removeFirst(delta.records.count)
       indexed = delta.end
       indexVersion += 1
+    }
+  }
+
+  /// The index has followed a drop or a merge: who takes in stands on another base now. A reader that looked before goes on
+  /// through the old one, whose rows stay until it has left. The caller holds the lock.
+  private func settle(_ record: Record) {
+    guard let body = MergeBody(record) else { return }
+    for dependent in body.dependents {
+      let key = LayerKey(disk: record.layer.disk, generation: GenerationID(number: dependent))
+      layers[key]?.state.rebase(to: body.newBase)
+      layers[key]?.base = layers[key]?.state.baseKey
+    }
+    if record.kind == .drop { layers[record.layer]?.isSettled = true }
+  }
+
+  /// The dropped generations that the index has followed, with the sizes of their disks.
+  var buriable: [(layer: LayerKey, byteCount: UInt64)] {
+    lock.withLock {
+      layers.values.filter { $0.isSettled && !$0.isBuried }.compactMap { layer in
+        disks[layer.key.disk].map { (layer.key, $0.byteCount) }
+      }
+    }
+  }
+
+  /// Nothing is left of a dropped generation: nobody goes through it any more.
+  func buried(_ key: LayerKey) {
+    lock.withLock {
+      layers[key]?.isBuried = true
+      layers[key]?.base = nil
+      layers[key]?.state.base = 0
     }
   }
 
@@ -323,6 +367,8 @@ final class Ledger: @unchecked Sendable {
     lock.withLock {
       indexed = end
       indexVersion += 1
+      // It has their rows again.
+      for layer in layers.values { layer.isBuried = false }
     }
   }
 
@@ -418,9 +464,11 @@ final class Ledger: @unchecked Sendable {
 }
 
 extension RecordKind {
-  /// Whether the record sets sectors (data, zero, trim, base).
-  var hasExtent: Bool { rawValue <= RecordKind.base.rawValue }
+  /// Whether the record sets sectors (data, zero, trim, base, release).
+  var hasExtent: Bool { rawValue <= RecordKind.release.rawValue }
 
   /// Whether what reads of its generation wait for may never come after it.
-  var settlesWaits: Bool { self == .complete || self == .taint || self == .seal || self == .end }
+  var settlesWaits: Bool {
+    self == .complete || self == .taint || self == .seal || self == .end || self == .drop
+  }
 }

@@ -41,8 +41,22 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case baseOverArrived
   /// What falls to the base is read from the base of the base.
   case baseOfBaseRead
+  /// A write sets what was released.
+  case tombstoneOverwritten
+  /// The rows of a dropped generation go while a reader that looked before goes through them.
+  case buriedUnderReaders
   /// A seal is answered before it survives power loss.
   case sealNotFlushed
+  /// Rule B, of segments: a reader leaves its epoch before it has read its frames.
+  case framesReadOutsideEpoch
+  /// Rule B, of segments: space is freed without waiting for the readers that looked before.
+  case freedUnderReaders
+  /// Rule C: what was moved is freed before the index that names the copy is durable.
+  case freedBeforeIndex
+  /// Rule C: a move takes the place of what is in the index now, whatever that is.
+  case moveWithoutCompare
+  /// Records without payload go with their segment, whatever a rebuild makes of what they hid.
+  case recordsForgotten
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.

@@ -51,6 +51,7 @@ package enum RecordKind: UInt8, Sendable {
   case zero = 2
   case trim = 3
   case base = 4
+  case release = 5
   case disk = 16
   case begin = 17
   case complete = 18
@@ -59,8 +60,12 @@ package enum RecordKind: UInt8, Sendable {
   case preSeal = 21
   case seal = 22
   case end = 23
+  case drop = 24
+  case merge = 25
   case source = 28
   case speed = 29
+  /// In moved segments only: which segments upkeep removed.
+  case removed = 30
 }
 
 /// A record without payload, as it stands in a group and as recovery hands it on.

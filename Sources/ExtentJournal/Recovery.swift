@@ -99,8 +99,6 @@ struct Recovery {
 
   /// What the segments had to say.
   struct SegmentOutcome {
-    /// The last segment number in use.
-    var lastSegment: UInt64 = 0
     /// The highest sequence that what is gone may have had: a batch that was cut off, or what the ring saw written.
     var usedSequence: UInt64 = 0
     /// What was durable and is not whole.
@@ -119,7 +117,12 @@ struct Recovery {
   ) throws(JournalError) -> SegmentOutcome {
     let segments = try listSegments(store)
     let applied = ledger.published
-    var outcome = SegmentOutcome(lastSegment: segments.last ?? 0)
+    var outcome = SegmentOutcome()
+    do throws(FileError) {
+      store.skipNumbers(through: try store.highestNumber())
+    } catch {
+      throw JournalError(error)
+    }
     var loss: SegmentDamage?
     let scanner = SegmentScanner(
       store: store, writtenThrough: ring?.spilledThrough ?? 0, isSameBoot: superblock?.boot == boot,

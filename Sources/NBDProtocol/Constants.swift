@@ -106,7 +106,8 @@ struct TransmissionFlags: OptionSet, Sendable {
   /// without, the payload of BLOCK_STATUS with extended headers and something to choose from.
   init(for export: ExportDescription, replies: ReplyStyle, hasContexts: Bool) {
     self = [.hasFlags, .flush, .fua, .multiConnection, .cache]
-    if export.isReadOnly { insert(.readOnly) } else { formUnion([.trim, .writeZeroes, .fastZero]) }
+    if export.isReadOnly { insert(.readOnly) } else { insert(.trim) }
+    if !export.isReadOnly && !export.takesOnlyTrims { formUnion([.writeZeroes, .fastZero]) }
     if replies != .simple { insert(.dontFragment) }
     if replies == .extended, hasContexts { insert(.blockStatusPayload) }
   }

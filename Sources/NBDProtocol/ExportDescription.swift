@@ -8,6 +8,8 @@ package struct ExportDescription: Sendable, Equatable {
   package var byteCount: UInt64
   /// Whether writes of any kind are refused with EPERM.
   package var isReadOnly: Bool
+  /// Whether TRIM is the one change that it takes: it is not announced as read-only then, and all others get EPERM.
+  package var takesOnlyTrims: Bool
   /// Smallest block in bytes that requests may address: 1 (any byte range) or 512.
   package var minimumBlock: UInt32
   /// What clients should use, in bytes.
@@ -25,13 +27,15 @@ package struct ExportDescription: Sendable, Equatable {
   /// The default sizes suit most clients: 64 KiB preferred, 32 MiB as the largest payload.
   package init(
     name: String, text: String, byteCount: UInt64, isReadOnly: Bool, minimumBlock: UInt32,
-    preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20,
+    takesOnlyTrims: Bool = false, preferredBlock: UInt32 = 64 << 10, maximumPayload: UInt32 = 32 << 20,
     contexts: [String] = [ExportDescription.allocationContext], requiresTLS: Bool = false
   ) {
+    precondition(!(isReadOnly && takesOnlyTrims), "what is read-only takes no trims")
     self.name = name
     self.text = text
     self.byteCount = byteCount
     self.isReadOnly = isReadOnly
+    self.takesOnlyTrims = takesOnlyTrims
     self.minimumBlock = minimumBlock
     self.preferredBlock = preferredBlock
     self.maximumPayload = maximumPayload

@@ -31,7 +31,7 @@ struct Judgement {
       let mayTrim = !header.flags.contains(.noHole)
       return .writeZeroes(try range(header, beyondEnd: .noSpace), mayTrim: mayTrim, durable: durable)
     case .trim:
-      try requireWritable()
+      try requireWritable(byTrim: true)
       return .trim(try range(header, beyondEnd: .invalid), durable: durable)
     case .flush:
       guard header.tag.offset == 0, header.length == 0 else {
@@ -89,8 +89,11 @@ struct Judgement {
     }
   }
 
-  private func requireWritable() throws(RequestFault) {
+  private func requireWritable(byTrim: Bool = false) throws(RequestFault) {
     if export.isReadOnly { throw RequestFault(.notPermitted, "the export is read-only") }
+    if export.takesOnlyTrims, !byTrim {
+      throw RequestFault(.notPermitted, "the export takes no change but TRIM")
+    }
   }
 
   private func range(_ header: RequestHeader, beyondEnd: NBDError) throws(RequestFault) -> ByteRange {

@@ -140,7 +140,7 @@ final class Connection: @unchecked Sendable {
   private func open(
     _ export: ExportDescription, _ machine: inout ServerMachine, before deadline: UInt64
   ) throws(ConnectionEnd) -> (any ExportSession)? {
-    if !export.isReadOnly { server.retireGone(export: export.name) }
+    if !export.isReadOnly && !export.takesOnlyTrims { server.retireGone(export: export.name) }
     let session: any ExportSession
     do throws(ExportError) {
       session = try directory.open(export.name)

@@ -53,6 +53,9 @@ package protocol ExportSession: AnyObject, Sendable {
   /// A write or a zeroing without FUA was answered `nanoseconds` after its request was there.
   func didAcknowledge(nanoseconds: UInt64)
 
+  /// A read of `range` was served and its reply is sent. On the thread that sent it.
+  func didAnswerRead(_ range: ByteRange)
+
   /// `range` is about to be read: what that takes may be fetched now. Says nothing of what came of it.
   func cache(_ range: ByteRange)
 
@@ -65,6 +68,9 @@ package protocol ExportSession: AnyObject, Sendable {
 }
 
 extension ExportSession {
+  /// Most do nothing then.
+  package func didAnswerRead(_ range: ByteRange) {}
+
   /// Most keep no count.
   package func didAcknowledge(nanoseconds: UInt64) {}
 }

@@ -152,6 +152,7 @@ struct RequestService: Sendable {
     case .served(let pieces):
       settled()
       try reply(to: read, pieces, buffer)
+      session.didAnswerRead(read.range)
       return .answered
     }
   }

@@ -15,13 +15,15 @@ struct JournalExports: ExportDirectory {
   private let journal: Journal
   private let showsIngest: Bool
   private let streams: Streams
+  private let rules: ViewRules
 
   /// The exports of `journal` for a listening socket that shows everything (`showsIngest`) or only views. All
   /// directories of a journal share `streams`.
-  init(journal: Journal, showsIngest: Bool, streams: Streams) {
+  init(journal: Journal, showsIngest: Bool, streams: Streams, rules: ViewRules) {
     self.journal = journal
     self.showsIngest = showsIngest
     self.streams = streams
+    self.rules = rules
   }
 
   /// What an export name means.
@@ -57,7 +59,8 @@ struct JournalExports: ExportDirectory {
     case .view(let disk, let generation):
       ExportDescription(
         name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
-        isReadOnly: true, minimumBlock: 1, contexts: ViewContext.names(for: disk, in: journal))
+        isReadOnly: !rules.allowRelease, minimumBlock: 1, takesOnlyTrims: rules.allowRelease,
+        contexts: ViewContext.names(for: disk, in: journal))
     }
   }
 
@@ -86,10 +89,18 @@ struct JournalExports: ExportDirectory {
     switch resolve(name) {
     // The connection stays with the generation that is open now, also when another takes its place.
     case .ingest(let disk): IngestSession(disk, streams)
-    case .view(let disk, _): ViewSession(disk, journal)
+    case .view(let disk, _): ViewSession(disk, journal, rules, streams.log)
     case nil: throw ExportError(.invalid, "no export \(name)")
     }
   }
+}
+
+/// What readers of views may do, and what their reads do.
+struct ViewRules: Sendable {
+  /// Whether a TRIM of a view releases.
+  var allowRelease = false
+  /// Whether what a read of a view was answered with is released.
+  var isReadOnce = false
 }
 
 /// Which connections have written to which generation: when the last of them says good-bye, the stream is complete.
@@ -108,7 +119,7 @@ final class Streams: @unchecked Sendable {
     }
   }
 
-  private let log: JournalLog
+  fileprivate let log: JournalLog
 
   init(log: @escaping JournalLog) { self.log = log }
 
@@ -240,11 +251,15 @@ private final class Reservation: WriteReservation {
 private final class ViewSession: ExportSession {
   private let disk: Disk
   private let journal: Journal
+  private let rules: ViewRules
+  private let log: JournalLog
   private let owner: UInt64
 
-  init(_ disk: Disk, _ journal: Journal) {
+  init(_ disk: Disk, _ journal: Journal, _ rules: ViewRules, _ log: @escaping JournalLog) {
     self.disk = disk
     self.journal = journal
+    self.rules = rules
+    self.log = log
     owner = disk.newOwner()
   }
 
@@ -281,10 +296,26 @@ private final class ViewSession: ExportSession {
     throw Self.readOnly
   }
 
-  func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? { throw Self.readOnly }
+  /// The reader needs `range` no more.
+  func trim(_ range: ByteRange) throws(ExportError) -> AfterReply? {
+    guard rules.allowRelease else { throw Self.readOnly }
+    do throws(JournalError) { return try disk.release(range).afterReply } catch { throw ExportError(error) }
+  }
 
-  /// A reader has nothing to make durable.
-  func flush() throws(ExportError) {}
+  func didAnswerRead(_ range: ByteRange) {
+    guard rules.isReadOnce else { return }
+    do throws(JournalError) {
+      try disk.release(range).wake()
+    } catch {
+      log(.debug, "bytes \(range.start) to \(range.end) of \(disk.name) were read and stay: \(error.message)")
+    }
+  }
+
+  /// A reader has nothing to make durable but its releases.
+  func flush() throws(ExportError) {
+    guard rules.allowRelease else { return }
+    do throws(JournalError) { try disk.flush() } catch { throw ExportError(error) }
+  }
 
   func cache(_ range: ByteRange) { disk.warm(range) }
 

@@ -45,6 +45,9 @@ struct SessionOptions: ParsableArguments {
       "How long to wait for the monitor, which another client may hold. Default: 30", valueName: "SECONDS"))
   var monitorTimeout: String?
 
+  @Option(help: ArgumentHelp("What the journal may take on disk.", valueName: "BYTES"))
+  var quota: String?
+
   @Option(help: ArgumentHelp("What to log. Default: warning", valueName: "debug|info|warning|error"))
   var logLevel: String?
 
@@ -60,6 +63,7 @@ struct SessionOptions: ParsableArguments {
     arguments.whenFull = whenFull
     arguments.stallBudget = stallBudget
     arguments.monitorTimeout = monitorTimeout
+    arguments.quota = quota
     arguments.logLevel = logLevel
     return arguments
   }
@@ -87,12 +91,16 @@ struct Inspect: ParsableCommand {
     help: ArgumentHelp("The journal directory. Default: a temporary one", valueName: "DIR"))
   var journal: String?
 
+  @Flag(help: "Release what a view has shown once.")
+  var readOnce = false
+
   @Argument(parsing: .postTerminator, help: "What to run while the moment lasts.")
   var command: [String] = []
 
   func run() throws {
     var arguments = session.arguments
     arguments.journal = journal
+    arguments.readOnce = readOnce
     arguments.command = command
     let configuration = try SessionConfiguration(
       .inspect, arguments, currentDirectory: AbsolutePath.currentDirectory())
@@ -127,6 +135,12 @@ struct BackUp: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
+      "Keep the newest N sealed generations of each disk of the journal and drop older ones.", valueName: "N")
+  )
+  var keep: String?
+
+  @Option(
+    help: ArgumentHelp(
       "What the generation is called. Default: the time, as 20261125T231800Z", valueName: "GENERATION"))
   var name: String?
 
@@ -135,6 +149,7 @@ struct BackUp: ParsableCommand {
     arguments.journal = journal
     arguments.base = incremental
     arguments.name = name
+    arguments.keep = keep
     arguments.speed = speed
     let configuration = try SessionConfiguration(
       .backup, arguments, currentDirectory: AbsolutePath.currentDirectory())

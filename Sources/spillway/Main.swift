@@ -50,12 +50,15 @@ struct Spillway: ParsableCommand {
       """,
     version: Version.text,
     subcommands: [
-      Serve.self, Inspect.self, BackUp.self, Engine.self, ReplayDisk.self, Status.self, Verify.self,
+      Serve.self, Inspect.self, BackUp.self, Engine.self, ReplayDisk.self, Status.self, MapDisk.self,
+      LogRecords.self, Compact.self, Verify.self,
       Control.self,
     ])
 
   func run() throws {
-    throw ServiceError.usage("a command is needed: serve, replay, status, verify or ctl; see spillway --help")
+    throw ServiceError.usage(
+      "a command is needed: serve, inspect, backup, replay, status, map, log, compact, verify or ctl; see spillway --help"
+    )
   }
 }
 

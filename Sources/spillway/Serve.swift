@@ -77,6 +77,26 @@ struct Serve: ParsableCommand {
       "With --when-full taint: how long a write may wait for room. Default: 1000", valueName: "MS"))
   var stallBudget: String?
 
+  @Flag(help: "Let readers of views release what they need no more, by TRIM.")
+  var allowRelease = false
+
+  @Flag(help: "Release what a view has shown once.")
+  var readOnce = false
+
+  @Option(help: ArgumentHelp("What the journal may take on disk.", valueName: "BYTES"))
+  var quota: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Keep the newest N sealed generations of each disk and drop older ones.", valueName: "N"))
+  var keep: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What is wanted of a disk, such as 0-1G,5G-6G or part:1,2; the rest is released.",
+      valueName: "NAME=RANGES"))
+  var keepOnly: [String] = []
+
   @Option(help: ArgumentHelp("The admin socket. Default: unix:DIR/admin.sock", valueName: "unix:PATH"))
   var admin: String?
 
@@ -122,6 +142,11 @@ struct Serve: ParsableCommand {
     arguments.acceptLoss = acceptLoss
     arguments.whenFull = whenFull
     arguments.stallBudget = stallBudget
+    arguments.allowRelease = allowRelease
+    arguments.readOnce = readOnce
+    arguments.quota = quota
+    arguments.keep = keep
+    arguments.keepOnly = keepOnly
     arguments.pidFile = pidFile
     arguments.logLevel = logLevel
     arguments.tls = tls

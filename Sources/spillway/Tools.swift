@@ -52,44 +52,68 @@ struct Control: ParsableCommand {
     commandName: "ctl",
     abstract: "Tell the daemon that serves a journal what to do.",
     usage:
-      "spillway ctl -j DIR complete NAME | begin NAME GENERATION | seal NAME GENERATION | flush | shutdown",
+      "spillway ctl -j DIR complete NAME | begin NAME GENERATION | seal NAME GENERATION | release NAME OFFSET LENGTH | drop NAME@GENERATION | flush | shutdown",
     discussion: """
       complete NAME           no more data comes for the disk; waiting reads are settled
       begin NAME GENERATION   open a new generation of a snapshot disk; the one before must be sealed
       seal NAME GENERATION    close the open generation, whole and for good; it is named so if it has no name
+      release NAME[@GENERATION] OFFSET LENGTH
+                              give up a range, in bytes: it cannot be read any more, and its space is freed
+      drop NAME@GENERATION    forget a generation; what others show of it they keep
       flush                   return when everything acknowledged so far survives power loss
       shutdown                stop the daemon, return when the journal is closed
       """)
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("complete, begin, seal, flush or shutdown.", valueName: "ACTION"))
+  @Argument(
+    help: ArgumentHelp("complete, begin, seal, release, drop, flush or shutdown.", valueName: "ACTION"))
   var action: String
 
-  @Argument(help: ArgumentHelp("The disk, for complete, begin and seal.", valueName: "NAME"))
-  var name: String?
+  @Argument(help: "What the action takes.")
+  var words: [String] = []
 
-  @Argument(help: ArgumentHelp("The generation, for begin and seal.", valueName: "GENERATION"))
-  var generation: String?
+  /// What each action takes, in the words of a message.
+  private static let needs: [String: (count: Int, words: String)] = [
+    "complete": (1, "the name of a disk"), "begin": (2, "the name of a disk and of a generation"),
+    "seal": (2, "the name of a disk and of a generation"),
+    "release": (3, "the name of a disk, an offset and a length"), "drop": (1, "NAME@GENERATION"),
+    "flush": (0, ""), "shutdown": (0, ""),
+  ]
 
   func run() throws {
-    switch (action, name, generation) {
-    case ("complete", let name?, nil):
-      try journal.tools().control("complete", ["disk": name])
-    case ("complete", nil, _):
-      throw ServiceError.usage("ctl complete needs the name of a disk")
-    case ("begin", let name?, let generation?), ("seal", let name?, let generation?):
-      try journal.tools().control(action, ["disk": name, "generation": generation])
-    case ("begin", _, _), ("seal", _, _):
-      throw ServiceError.usage("ctl \(action) needs the name of a disk and of a generation")
-    case ("flush", nil, _), ("shutdown", nil, _):
-      try journal.tools().control(action)
-    case ("complete", _, let extra?), ("flush", let extra?, _), ("shutdown", let extra?, _):
-      throw ServiceError.usage("ctl \(action) takes no further argument, and \(extra) is one")
-    default:
+    guard let needs = Self.needs[action] else {
       throw ServiceError.usage(
-        "ctl \(action): the actions are complete NAME, begin NAME GENERATION, seal NAME GENERATION, flush and shutdown"
+        "ctl \(action): the actions are complete NAME, begin NAME GENERATION, seal NAME GENERATION, release NAME OFFSET LENGTH, drop NAME@GENERATION, flush and shutdown"
       )
     }
+    guard words.count >= needs.count else { throw ServiceError.usage("ctl \(action) needs \(needs.words)") }
+    if action == "drop", !words[0].contains("@") {
+      throw ServiceError.usage("ctl drop \(words[0]): say which generation, as NAME@GENERATION")
+    }
+    guard words.count == needs.count else {
+      throw ServiceError.usage("ctl \(action) takes no further argument, and \(words[needs.count]) is one")
+    }
+    try journal.tools().control(action, Self.arguments(action, words))
+  }
+
+  private static func arguments(_ action: String, _ words: [String]) -> [String: String] {
+    switch action {
+    case "complete": return ["disk": words[0]]
+    case "begin", "seal": return ["disk": words[0], "generation": words[1]]
+    case "drop": return target(words[0])
+    case "release":
+      var arguments = target(words[0])
+      arguments["offset"] = words[1]
+      arguments["length"] = words[2]
+      return arguments
+    default: return [:]
+    }
+  }
+
+  /// `NAME` or `NAME@GENERATION` as arguments.
+  private static func target(_ word: String) -> [String: String] {
+    guard let at = word.lastIndex(of: "@") else { return ["disk": word] }
+    return ["disk": String(word[..<at]), "generation": String(word[word.index(after: at)...])]
   }
 }

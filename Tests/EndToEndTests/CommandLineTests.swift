@@ -27,6 +27,8 @@ extension EndToEnd {
         ["serve", "-j", "JOURNAL", "--disk", "vda=1M,mode=tape"],
         ["serve", "-j", "JOURNAL", "--disk", "vda=1M", "--listen", "carrier-pigeon:coop"],
         ["serve", "-j", "JOURNAL", "--disk", "vda=1M", "--unarrived", "perhaps"],
+        ["serve", "-j", "JOURNAL", "--disk", "vda=1M", "--quota", "63M"],
+        ["serve", "-j", "JOURNAL", "--disk", "vda=1M", "--keep", "0"],
         ["replay", "-j", "JOURNAL"],
         ["no-such-command"],
       ])

@@ -133,5 +133,26 @@ extension EndToEnd {
       }
       try daemon.shutDown()
     }
+
+    @Test("ctl drop forgets a generation, --keep older ones, and what is left is what it was")
+    func drop() throws {
+      let daemon = try SpillwayDaemon(
+        journal: journal, disks: ["vda=1M,mode=snapshot"], in: directory, ["--keep", "2"])
+      for (index, name) in ["a", "b", "c", "d"].enumerated() {
+        if index > 0 { try daemon.control("begin", "vda", name) }
+        try LibNBD.run("h.pwrite(b'\(name)' * 0x100000, 0)", daemon.ingestURI("vda"))
+        try daemon.control("seal", "vda", name)
+      }
+      #expect(try states() == ["c full sealed", "d full sealed"])
+      try daemon.control("drop", "vda@c")
+      #expect(try states() == ["d full sealed"])
+      for wrong in [["vda@c"], ["vda@d"], ["vda"], ["vdb@d"], ["vda@d", "more"]] {
+        #expect(try Spillway.run(["ctl", "-j", journal, "drop"] + wrong).status == .exited(2), "\(wrong)")
+      }
+      try LibNBD.run("assert h.pread(4096, 8192) == b'd' * 4096", daemon.viewURI("vda@d"))
+      #expect(try run("verify").status == .exited(0))
+      try daemon.shutDown()
+      #expect(try image("vda@d") == Data(repeating: UInt8(ascii: "d"), count: 1 << 20))
+    }
   }
 }

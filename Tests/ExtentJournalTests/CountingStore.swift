@@ -59,5 +59,6 @@ private final class CountingFile: BlockFile {
     try file.write(buffer, byteCount: byteCount, at: offset)
   }
   func sync() throws(FileError) { try file.sync() }
+  func punch(_ range: Range<UInt64>) throws(FileError) { try file.punch(range) }
   func truncate(to byteCount: UInt64) throws(FileError) { try file.truncate(to: byteCount) }
 }

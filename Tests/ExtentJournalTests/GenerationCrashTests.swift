@@ -101,6 +101,7 @@ struct GenerationHost {
     host.segments = disk
     host.bootID = "00000000-0000-4000-8000-000000000001"
     host.spoolBytesMin = 192 << 10
+    host.upkeepEveryNanoseconds = nil
     host.segmentBytesMax = segmentBytesMax
     host.hooks.bug = bug
   }

@@ -10,7 +10,12 @@ final class JournalFixture {
   let directory: TemporaryDirectory
   var options = JournalOptions()
   /// Takes effect at the next opening.
-  var host = JournalHost()
+  var host = {
+    var host = JournalHost()
+    // Tests ask for it.
+    host.upkeepEveryNanoseconds = nil
+    return host
+  }()
   private(set) var journal: Journal!
   let messages = Messages()
 

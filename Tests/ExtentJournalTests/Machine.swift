@@ -17,6 +17,11 @@ final class Machine {
   /// A segment for each batch, for a few, or for all: histories cross segments, and unsynced batches lie in several.
   static let segmentSizes: [UInt64] = [8 << 10, 24 << 10, 64 << 20]
 
+  /// With upkeep they have room for a few frames, some of which die.
+  static let upkeepSegmentSizes: [UInt64] = [24 << 10, 48 << 10, 96 << 10]
+
+  /// What upkeep has done in all lives.
+  private(set) var upkeep: [UpkeepReport] = []
   private(set) var disk: SimulatedDisk
   let directory: TemporaryDirectory
   private(set) var host = JournalHost()
@@ -36,7 +41,7 @@ final class Machine {
 
   /// Boots. The seed settles what the power leaves, and the size of segments.
   init(
-    seed: UInt64, spoolByteCount: UInt64 = 1 << 20, hooks: TestHooks = TestHooks()
+    seed: UInt64, spoolByteCount: UInt64 = 1 << 20, hooks: TestHooks = TestHooks(), hasUpkeep: Bool = false
   ) throws {
     disk = SimulatedDisk(seed: seed)
     directory = try TemporaryDirectory(in: "/dev/shm")
@@ -46,6 +51,16 @@ final class Machine {
     host.spoolBytesMin = spoolByteCount
     host.segmentBytesMax = Self.segmentSizes[Int(seed % 3)]
     host.fullDiskRetryNanoseconds = 1_000_000
+    host.upkeepEveryNanoseconds = nil
+    if hasUpkeep {
+      host.segmentBytesMax = Self.upkeepSegmentSizes[Int(seed % 3)]
+      host.upkeepLimits.punchedBytesMin = 4 << 10
+      host.upkeepLimits.retiredBytesMin = 20 << 10
+      host.upkeepLimits.compactedBytesMin = 0
+      host.upkeepLimits.overheadBytes = 16 << 10
+      host.upkeepLimits.slackBytes = 0
+      host.upkeepLimits.sealedBytesMin = 12 << 10
+    }
     try boot()
   }
 
@@ -157,6 +172,28 @@ final class Machine {
     states.append(found)
   }
 
+  /// The process dies and starts again without the index, which it builds from the segments: what it finds must be what
+  /// there was.
+  func rebuild(_ note: String) throws {
+    die()
+    disk.powerOn()
+    boots -= 1
+    for name in ["data.mdb", "lock.mdb"] {
+      try? FileManager.default.removeItem(atPath: directory.file("j/index/\(name)"))
+    }
+    try boot()
+    let found = try content(note)
+    guard found == states.last else {
+      throw Violation("\(note): a rebuild of the index finds something else: \(describe(found))")
+    }
+    guard let journal else { preconditionFailure("the machine is off") }
+    let status = try journal.status()
+    if let damage = status.damage?.first {
+      throw Violation("\(note): a rebuild of the index reports damage: \(damage.message)")
+    }
+    states.append(found)
+  }
+
   /// Loses power, and loses it again after `count` operations of the recovery. Returns whether it came to that.
   func restartWithCut(after count: Int) throws -> Bool {
     disk.cutPower()
@@ -211,6 +248,16 @@ final class Machine {
     case .checkpoint:
       try journal.checkpoint()
       durable = states.count - 1
+      if let flaw = try journal.livenessFlaw() { throw Violation("after a checkpoint \(flaw)") }
+    case .upkeep:
+      switch Result(catching: { () throws(JournalError) in try journal.upkeep() }) {
+      case .success(let report):
+        upkeep.append(report)
+        if let flaw = try journal.livenessFlaw() { throw Violation("after upkeep \(flaw)") }
+        durable = states.count - 1
+      case .failure(let error):
+        guard error.kind == .noSpace else { throw error }
+      }
     }
   }
 
@@ -251,7 +298,18 @@ final class Machine {
     return bytes
   }
 
+  /// What a sector that operation `number` wrote begins with.
+  func firstBytes(_ number: UInt32) throws -> ArraySlice<UInt8> { pattern(number).prefix(4) }
+
   // MARK: - Looking
+
+  /// Whether the journal takes no more writes.
+  var hasFailed: Bool {
+    get throws {
+      guard let journal else { return true }
+      return try journal.status().failure != nil
+    }
+  }
 
   /// Whether the content is that of the last operation.
   func isCurrent(_ note: String) throws -> Bool { try content(note) == states.last }

@@ -16,15 +16,21 @@ import Threads
   ]
   /// GenerationBugTests and GenerationCrashTests.
   private static let bugsOfGenerations: [PlantedBug] = [.baseOverArrived, .baseOfBaseRead, .sealNotFlushed]
+  /// ReleaseTests and DropTests.
+  private static let bugsOfReleases: [PlantedBug] = [.tombstoneOverwritten, .buriedUnderReaders]
   private static let bugsOfReaders: [PlantedBug] = [.ringReusedUnderReaders, .readerWithoutEpoch]
 
   @Test("every bug that can be planted is")
   func completeness() {
     // SourceOrderTests and JobLivenessTests (of the service) plant those of the source.
     let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
+    // UpkeepHistoryTests and UpkeepReaderTests.
+    let bugsOfUpkeep: [PlantedBug] = [
+      .freedBeforeIndex, .recordsForgotten, .framesReadOutsideEpoch, .freedUnderReaders, .moveWithoutCompare,
+    ]
     let planted =
-      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + bugsOfSources
-      + [.indexWhilePublishing, .taintWordLeftOut]
+      Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + Self.bugsOfReleases + bugsOfSources
+      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 
@@ -157,7 +163,7 @@ import Threads
 }
 
 /// A value that several threads may look at.
-private final class Box<Value: Sendable>: @unchecked Sendable {
+final class Box<Value: Sendable>: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
   private var stored: Value

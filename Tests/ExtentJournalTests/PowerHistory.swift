@@ -5,6 +5,7 @@ import TestKit
 /// The same seed is the same history.
 struct PowerHistory {
   private let seed: UInt64
+  private let hasUpkeep: Bool
   private var random: SeededGenerator
   private let machine: Machine
   /// Steps until the held reservation must go: the tail of a small ring waits for it.
@@ -15,22 +16,28 @@ struct PowerHistory {
   private var droppedBefore = 0
 
   /// Throws a `Violation` when a promise is broken.
-  static func run(seed: UInt64, bug: PlantedBug? = nil, isTold: Bool = false) throws {
+  @discardableResult
+  static func run(
+    seed: UInt64, bug: PlantedBug? = nil, isTold: Bool = false, hasUpkeep: Bool = false
+  ) throws -> [UpkeepReport] {
     var hooks = TestHooks()
     hooks.bug = bug
-    var history = try PowerHistory(seed: seed, hooks: hooks)
+    var history = try PowerHistory(seed: seed, hooks: hooks, hasUpkeep: hasUpkeep)
     history.isTold = isTold
     for life in 0..<6 {
       try history.live("seed \(seed), life \(life)")
     }
+    return history.machine.upkeep
   }
 
-  private init(seed: UInt64, hooks: TestHooks) throws {
+  private init(seed: UInt64, hooks: TestHooks, hasUpkeep: Bool) throws {
     self.seed = seed
+    self.hasUpkeep = hasUpkeep
     random = SeededGenerator(seed: seed)
     // A ring that is lapped within a life or two, or one that is not.
     machine = try Machine(
-      seed: seed &+ 1000, spoolByteCount: seed % 4 == 0 ? 1 << 20 : 192 << 10, hooks: hooks)
+      seed: seed &+ 1000, spoolByteCount: seed % 4 == 0 ? 1 << 20 : 192 << 10, hooks: hooks,
+      hasUpkeep: hasUpkeep)
   }
 
   private mutating func live(_ note: String) throws {
@@ -44,7 +51,9 @@ struct PowerHistory {
     case 7: (fault, isPlanted) = (.noSpace, true)
     default: break
     }
-    if isPlanted { machine.disk.plant(fault, after: Int.random(in: 0..<30, using: &random)) }
+    // What upkeep does is many operations.
+    let most = hasUpkeep ? 150 : 30
+    if isPlanted { machine.disk.plant(fault, after: Int.random(in: 0..<most, using: &random)) }
     if case .shortWrite = fault {
       machine.disk.plant(fault, afterWrites: Int.random(in: 0..<4, using: &random))
     }
@@ -61,7 +70,12 @@ struct PowerHistory {
       } catch {
         if error is Violation { throw error }
         tell("\(step): \(error)")
-        hasFailed = true
+        // Upkeep that cannot read a segment gives up, and the journal goes on.
+        if machine.disk.isPowerCut {
+          hasFailed = true
+        } else {
+          hasFailed = try hasFailed || step != .upkeep || machine.hasFailed
+        }
         if machine.disk.isPowerCut { break }
         // Only a disk that failed may make a step fail.
         switch fault {
@@ -71,6 +85,11 @@ struct PowerHistory {
       }
     }
     heldFor = 0
+    if hasUpkeep, !hasFailed, !machine.disk.isPowerCut, Bool.random(using: &random) {
+      tell("the index is lost")
+      machine.disk.clearFaults()
+      try machine.rebuild(note)
+    }
     // A process that dies leaves its unsynced writes behind, which the next one must not take for durable.
     if !machine.disk.isPowerCut, Bool.random(using: &random) {
       tell("the process dies")
@@ -95,6 +114,7 @@ struct PowerHistory {
     let start = Int.random(in: 0..<Machine.sectorCount, using: &random)
     let room = Machine.volumeSectorCount - start % Machine.volumeSectorCount
     let count = Int.random(in: 1...min(40, room), using: &random)
+    if hasUpkeep, Int.random(in: 0..<8, using: &random) == 0 { return heldFor > 0 ? .spill : .upkeep }
     switch Int.random(in: 0..<22, using: &random) {
     case 0..<10: return .write(start: start, count: count)
     case 10..<12: return .zero(start: start, count: count)

@@ -12,9 +12,11 @@ enum Step: Equatable {
   case spill
   case flush
   case checkpoint
+  /// Everything that is dead is given back.
+  case upkeep
 
   /// Whether success means that everything before is durable.
-  var isDurability: Bool { self == .flush || self == .checkpoint }
+  var isDurability: Bool { self == .flush || self == .checkpoint || self == .upkeep }
 }
 
 /// A promise that was broken, as a value: a test of planted bugs wants to see it, the others want to fail.

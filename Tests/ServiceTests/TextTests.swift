@@ -129,7 +129,7 @@ import Testing
       {"uuid": "00c0ffee", "isServed": \(isServed), "wasClosed": false, "lastSequence": 90, "spilledThrough": 80,
        "durableThrough": 70, "spoolUsedBytes": 2097152, "spoolBytes": 268435456, "segmentCount": 3,
        "segmentBytes": 104857600, "indexBytes": 1048576, "writtenBytes": 419430400, "framedBytes": 408944640,
-       "storedBytes": 104857600, "zeroedBytes": 1073741824, "parkedReads": 2, "waitedReads": 17,
+       "storedBytes": 104857600, "zeroedBytes": 1073741824, "releasedBytes": 0, "parkedReads": 2, "waitedReads": 17,
        "longestWaitNanoseconds": 1500000000, "acknowledgements": {"count": 0,
        "medianNanoseconds": 0, "p99Nanoseconds": 0, "maxNanoseconds": 0}, "readsFromSource": \(sourceReads), "readsFromJournal": 9,
        "sourceBytes": \(sourceReads << 16), "sourceErrors": \(sourceReads / 30), "isStalled": false, "disks": [

@@ -49,6 +49,12 @@ package final class BoundedStore: FileStore, @unchecked Sendable {
   }
   package func syncNames() throws(FileError) { try inner.syncNames() }
 
+  fileprivate func punch(_ name: String, _ range: Range<UInt64>) {
+    lock.withLock {
+      taken[name] = taken[name, default: 0] - min(taken[name, default: 0], UInt64(range.count))
+    }
+  }
+
   fileprivate func grow(_ name: String, to end: UInt64) throws(FileError) {
     try lock.withLock { () throws(FileError) in
       let others = taken.filter { $0.key != name }.values.reduce(0, +)
@@ -82,5 +88,9 @@ private final class BoundedFile: BlockFile {
     try inner.write(buffer, byteCount: byteCount, at: offset)
   }
   func sync() throws(FileError) { try inner.sync() }
+  func punch(_ range: Range<UInt64>) throws(FileError) {
+    try inner.punch(range)
+    store.punch(name, range)
+  }
   func truncate(to byteCount: UInt64) throws(FileError) { try inner.truncate(to: byteCount) }
 }

@@ -26,6 +26,8 @@ package final class SimulatedDisk: FileStore, @unchecked Sendable {
   package private(set) var mishaps: [String] = []
   /// Whether one of them hit the first 4096 bytes of a file.
   package private(set) var wasSuperblockHit = false
+  /// How many bytes were punched.
+  package private(set) var punchedByteCount = 0
   /// How many syncs failed and dropped something.
   package private(set) var droppedSyncCount = 0
 
@@ -150,7 +152,7 @@ package final class SimulatedDisk: FileStore, @unchecked Sendable {
   }
 
   package func allocatedByteCount(_ name: String) throws(FileError) -> UInt64 {
-    lock.withLock { UInt64(names.files[name]?.current.count ?? 0) }
+    lock.withLock { names.files[name]?.allocatedByteCount ?? 0 }
   }
 
   package func unlink(_ name: String) throws(FileError) {
@@ -217,6 +219,11 @@ package final class SimulatedDisk: FileStore, @unchecked Sendable {
     names.files[name]?.change(.write(offset: offset, bytes: bytes))
     wasSuperblockHit = wasSuperblockHit || offset == 0
     mishaps.append("it went to \(offset) of \(name)")
+  }
+
+  func punch(_ range: Range<Int>, _ file: SimulatedFile) throws(FileError) {
+    try withContent("punch", file) { $0.change(.punch(range)) }
+    lock.withLock { punchedByteCount += range.count }
   }
 
   /// A failed sync drops what it should have made durable, as Linux does: later reads still see it in the cache, and

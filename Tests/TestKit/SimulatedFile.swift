@@ -5,8 +5,10 @@ import Bytes
 enum SimulatedChange {
   case write(offset: Int, bytes: [UInt8])
   case truncate(Int)
+  case punch(Range<Int>)
 
-  var isWrite: Bool { if case .write = self { true } else { false } }
+  /// Whether the power may leave a part of it.
+  var isWrite: Bool { if case .truncate = self { false } else { true } }
 
   func apply(to bytes: inout [UInt8]) {
     switch self {
@@ -14,6 +16,9 @@ enum SimulatedChange {
       let end = offset + written.count
       if bytes.count < end { bytes.append(contentsOf: [UInt8](repeating: 0, count: end - bytes.count)) }
       bytes.replaceSubrange(offset..<end, with: written)
+    case .punch(let range):
+      let end = min(range.upperBound, bytes.count)
+      for index in min(range.lowerBound, end)..<end { bytes[index] = 0 }
     case .truncate(let count):
       if bytes.count > count {
         bytes.removeSubrange(count...)
@@ -59,6 +64,14 @@ final class SimulatedContent {
   /// The cache forgets that anything is to be written.
   func forgetPending() { pending = [] }
 
+  /// What the file takes: blocks of zeroes are holes.
+  var allocatedByteCount: UInt64 {
+    stride(from: 0, to: current.count, by: 4096).reduce(0) { sum, start in
+      let block = current[start..<min(start + 4096, current.count)]
+      return block.allSatisfy { $0 == 0 } ? sum : sum + UInt64(block.count)
+    }
+  }
+
   func flip(_ bit: UInt8, at offset: Int) {
     durable[offset] ^= bit
     if offset < current.count { current[offset] ^= bit }
@@ -73,6 +86,10 @@ final class SimulatedContent {
         for start in stride(from: 0, to: bytes.count, by: 512) where isThere() {
           let sector = Array(bytes[start..<min(start + 512, bytes.count)])
           SimulatedChange.write(offset: offset + start, bytes: sector).apply(to: &durable)
+        }
+      case (.sectors(let isThere), .punch(let range)):
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: 4096) where isThere() {
+          SimulatedChange.punch(start..<start + 4096).apply(to: &durable)
         }
       case (_, let change): change.apply(to: &durable)
       }
@@ -190,6 +207,10 @@ final class SimulatedFile: BlockFile {
   }
 
   func sync() throws(FileError) { try disk.sync(self) }
+
+  func punch(_ range: Range<UInt64>) throws(FileError) {
+    try disk.punch(Int(range.lowerBound)..<Int(range.upperBound), self)
+  }
 
   func truncate(to byteCount: UInt64) throws(FileError) {
     try disk.withContent("truncate", self) { $0.change(.truncate(Int(byteCount))) }

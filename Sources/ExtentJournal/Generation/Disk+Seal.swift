@@ -10,8 +10,8 @@ internal import Threads
 // A crash between the two leaves a pre-sealed generation: a start asks whoever knows what became of the job.
 
 extension Disk {
-  /// Sums up the generation and records that, durably, as the work of `job`. Everything must have arrived: as data, as
-  /// zeroes, or as falling to the base. Does nothing when it is pre-sealed or sealed already.
+  /// Sums up the generation and records that, durably, as the work of `job`. Everything must have arrived, as data, as
+  /// zeroes or as falling to the base, or be released. Does nothing when it is pre-sealed or sealed already.
   ///
   /// Reads everything that the generation itself holds, which verifies it and takes its time; a shutdown cuts it short
   /// with `.closing`. A tainted generation throws.
@@ -39,6 +39,7 @@ extension Disk {
       record.name = sealName
       try journal.append(.seal, layer.key, body: record.encoded)
       if !journal.ledger.hooks.has(.sealNotFlushed) { try journal.flush() }
+      try journal.retainInTurn(self)
       journal.ledger.hooks.reach(.generationSealed)
     }
   }
@@ -87,7 +88,9 @@ extension Disk {
           "bytes \(gap.range.bytes.start) to \(gap.range.bytes.end) of \(journal.name(of: layer.key)) have not arrived; it cannot be sealed"
         )
       }
-      if found.pieces.allSatisfy({ $0.source.isZero || $0.source.fallsToBase }) {
+      if found.pieces.allSatisfy({
+        $0.source.isZero || $0.source.fallsToBase || $0.source.isReleased
+      }) {
         journal.epochs.leave(found.epoch)
       } else {
         var all = buffer.mutableBytes
@@ -97,6 +100,8 @@ extension Disk {
       for piece in found.pieces {
         if piece.source.fallsToBase {
           digest.addBase(piece.range)
+        } else if piece.source.isReleased {
+          digest.addReleased(piece.range)
         } else if piece.source.isZero {
           digest.addZeroes(piece.range)
         } else {

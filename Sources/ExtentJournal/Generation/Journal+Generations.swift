@@ -41,7 +41,7 @@ extension Journal {
     let (id, body) = try find(disk)
     if name == Self.liveName { return Disk(self, body, newestLayer(of: id)) }
     let known = layers(of: id)
-    guard let layer = known.first(where: { $0.state.name == name })?.layer else {
+    guard let layer = known.first(where: { $0.state.name == name && !$0.state.isDropped })?.layer else {
       let names = known.map(\.state.name).filter { !$0.isEmpty }.joined(separator: ", ")
       throw JournalError(
         .usage, "disk \(disk) has no generation \(name)\(names.isEmpty ? "" : "; it has \(names)")")
@@ -77,7 +77,7 @@ extension Journal {
   }
 
   /// The generations of a disk, oldest first.
-  private func layers(of id: DiskID) -> [(layer: Layer, state: LayerState)] {
+  func layers(of id: DiskID) -> [(layer: Layer, state: LayerState)] {
     ledger.lock.withLock {
       ledger.layers.values.filter { $0.key.disk == id }.sorted { $0.key < $1.key }.map { ($0, $0.state) }
     }
@@ -144,6 +144,10 @@ extension Journal {
     while let key = next {
       depth += 1
       next = all.first { $0.state.key == key }?.state.baseKey
+    }
+    if depth >= Disk.baseDepthTarget, let layer = all.first(where: { $0.state.key == base.key })?.layer {
+      try flattenInTurn(layer)
+      depth = 1
     }
     guard depth <= Disk.baseDepthMax else {
       throw JournalError(

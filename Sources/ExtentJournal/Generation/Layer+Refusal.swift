@@ -6,7 +6,9 @@ extension Layer {
   /// Why a record of `kind` with `body` must not be; nil when it may. The caller holds the ledger's lock.
   func refusal(of kind: RecordKind, _ body: [UInt8]) -> JournalError? {
     switch kind {
-    case .disk, .begin, .complete, .taint, .source, .speed: return nil
+    // What is sealed may be released all the same: nobody needs it any more.
+    case .release: return state.isDropped ? JournalError(.notPermitted, "the generation was dropped") : nil
+    case .disk, .begin, .complete, .taint, .source, .speed, .drop, .merge, .removed: return nil
     case .data, .zero, .trim, .base, .bitmapWhole, .preSeal, .seal, .end: break
     }
     if state.seal != nil {

@@ -21,6 +21,10 @@ struct LayerState: Sendable, Equatable {
   var seal: [UInt8]?
   /// Why it was ended without a seal.
   var end: String?
+  /// Whether it was dropped: nobody sees it any more.
+  var isDropped = false
+  /// Whether it has taken in, by reference, what it showed of its base.
+  var hasMerged = false
   /// The job that was once seen to live.
   var seenJob: String?
   /// The job whose speed is to be restored, and to what.
@@ -32,7 +36,7 @@ struct LayerState: Sendable, Equatable {
   /// Whether nothing can be written to it any more.
   var isClosed: Bool { seal != nil || end != nil }
   /// Whether it is of no interest to anybody.
-  var isHidden: Bool { end == Self.unused && name.isEmpty }
+  var isHidden: Bool { isDropped || end == Self.unused && name.isEmpty }
   /// The layer that shows through.
   var baseKey: LayerKey? {
     base == 0 ? nil : LayerKey(disk: key.disk, generation: GenerationID(number: base))
@@ -81,16 +85,19 @@ struct LayerState: Sendable, Equatable {
       isComplete = true
     case .source:
       seenJob = String(decoding: record.body, as: UTF8.self)
+    case .drop:
+      drop()
     case .speed:
       if let speed = JobSpeed(record.body) { loweredJob = speed.pending }
-    case .data, .zero, .trim, .base, .disk, .begin:
+    // Who stands on what changes when the index has followed (Ledger.finishIndexing).
+    case .data, .zero, .trim, .base, .release, .disk, .begin, .merge, .removed:
       break
     }
   }
 
   /// The newest of `states` that is not hidden, or the newest, if there is any.
   static func newest(_ states: [LayerState]) -> LayerState? {
-    let sorted = states.sorted { $0.key < $1.key }
+    let sorted = states.filter { !$0.isDropped }.sorted { $0.key < $1.key }
     return sorted.last { !$0.isHidden } ?? sorted.last
   }
 }

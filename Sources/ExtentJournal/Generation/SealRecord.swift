@@ -13,9 +13,11 @@ package struct SealSummary: Sendable, Equatable {
   package var zeroBytes: UInt64 = 0
   /// Outside the bitmap: the base's.
   package var baseBytes: UInt64 = 0
+  /// Released: nobody can read it any more.
+  package var releasedBytes: UInt64 = 0
   /// Over everything that the generation itself holds.
   package var hash: UInt64 = 0
-  /// Over which ranges are its own and which the base's.
+  /// Over which ranges are its own, which the base's and which released.
   package var coverage: UInt64 = 0
 
   /// Of nothing.
@@ -25,7 +27,22 @@ package struct SealSummary: Sendable, Equatable {
   /// the other way round.
   package func agrees(with other: SealSummary) -> Bool {
     hash == other.hash && coverage == other.coverage && baseBytes == other.baseBytes
+      && releasedBytes == other.releasedBytes
       && dataBytes + zeroBytes == other.dataBytes + other.zeroBytes
+  }
+
+  /// Whether `other` may be the same after what fell to the base was taken in: zeroes do not say then whose they were, and
+  /// neither do releases, so that the hash of the content is what is left to compare.
+  package func agreesAfterMerge(with other: SealSummary) -> Bool {
+    other.releasedBytes > releasedBytes || hash == other.hash
+  }
+
+  /// Whether `other` may be what releases have left of this: then nobody can compute the hashes again.
+  package func mayHaveShrunk(to other: SealSummary) -> Bool {
+    other.releasedBytes > releasedBytes && other.baseBytes <= baseBytes
+      && other.dataBytes + other.zeroBytes <= dataBytes + zeroBytes
+      && other.dataBytes + other.zeroBytes + other.baseBytes + other.releasedBytes
+        == dataBytes + zeroBytes + baseBytes + releasedBytes
   }
 }
 
@@ -70,6 +87,7 @@ package struct SealRecord: Sendable, Equatable {
     object.add("dataBytes", .number(summary.dataBytes))
     object.add("zeroBytes", .number(summary.zeroBytes))
     object.add("baseBytes", .number(summary.baseBytes))
+    if summary.releasedBytes > 0 { object.add("releasedBytes", .number(summary.releasedBytes)) }
     object.add("hash", .string(Self.hexadecimal(summary.hash)))
     object.add("coverage", .string(Self.hexadecimal(summary.coverage)))
     return object.text
@@ -91,6 +109,7 @@ package struct SealRecord: Sendable, Equatable {
     summary.dataBytes = dataBytes
     summary.zeroBytes = zeroBytes
     summary.baseBytes = baseBytes
+    summary.releasedBytes = object.number("releasedBytes") ?? 0
     summary.hash = hash
     summary.coverage = coverage
   }

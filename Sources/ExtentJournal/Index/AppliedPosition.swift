@@ -27,6 +27,8 @@ package struct AppliedPosition: Equatable, Sendable {
 /// A batch that lies in a segment, as readers and the index need it.
 struct PublishedBatch: Sendable {
   var end: AppliedPosition
+  /// The lowest sequence of what it holds; 0 when nothing says it.
+  var firstSequence: UInt64 = 0
   var extents: [(LayerKey, SectorRange, Placement)]
   /// Records without extent, in sequence order.
   var records: [Record]

@@ -62,7 +62,7 @@ struct FrameCheck {
   /// A number above the last one was never written; below, a file that is missing is damage.
   private func hasSegment(_ number: UInt64) throws(JournalError) -> Bool {
     do throws(FileError) {
-      let last = try store.list().last ?? 0
+      let last = try store.highestNumber()
       return (1...max(last, 1)).contains(number)
     } catch {
       throw JournalError(error)

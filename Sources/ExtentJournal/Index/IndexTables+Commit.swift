@@ -16,15 +16,25 @@ extension IndexTables {
   /// Adds `delta` and moves the applied position to its end. Durable when it returns.
   package func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
     var changes = IndexChanges()
-    for record in delta.records { changes.add(record) }
+    let merges = delta.records.filter { MergeBody($0) != nil }
+    for record in delta.records where MergeBody(record) == nil { changes.add(record) }
     for (layer, map) in delta.extents {
       try map.forEach { (range, placement) throws(LMDBError) in
         if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
         changes.add(layer, range, placement)
       }
     }
+    for record in merges {
+      // It reads what is committed.
+      while !changes.list.isEmpty { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+      guard let body = MergeBody(record) else { continue }
+      try forEachTakenIn(body, of: record.layer.disk) { (layer, range, placement) throws(LMDBError) in
+        if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+        changes.add(layer, range, placement)
+      }
+    }
     let applied = Self.encoded(delta.end, journal)
-    while try !write(&changes, sequence: delta.end.sequence, applied: applied) {}
+    while try !write(&changes, sequence: delta.end.sequence, applied: applied, settling: merges) {}
   }
 
   private static func encoded(_ end: AppliedPosition, _ journal: JournalUUID) -> [UInt8] {
@@ -37,9 +47,9 @@ extension IndexTables {
   }
 
   /// Makes as many of the changes as one transaction takes; what is left stays, so that the next one is full as well.
-  /// True when all were made and the applied position is set.
+  /// True when all were made and the applied position is set; `merges` are settled with it.
   private func write(
-    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?
+    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?, settling merges: [Record] = []
   ) throws(LMDBError) -> Bool {
     let list = changes.list
     var next = 0
@@ -47,14 +57,17 @@ extension IndexTables {
     var isDone = false
     try transact { (transaction) throws(LMDBError) in
       var budget = try budget(transaction)
+      var liveness = LivenessChanges()
       while next < list.count {
-        if case .full(let left) = try make(list[next], sequence, transaction, &budget) {
+        if case .full(let left) = try make(list[next], sequence, transaction, &budget, &liveness) {
           rest = left
           break
         }
         next += 1
       }
+      try apply(liveness, transaction)
       guard next == list.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
+      for record in merges { try settle(record, transaction) }
       try transaction.delete(meta, Self.aheadKey)
       try transaction.put(meta, Self.appliedKey, applied)
       isDone = true
@@ -78,19 +91,21 @@ extension IndexTables {
   func budget(_ transaction: borrowing LMDBWriteTransaction) throws(LMDBError) -> PageBudget {
     let (mapDepth, mapBranches) = try transaction.shape(map)
     let (rangesDepth, rangesBranches) = try transaction.shape(ranges)
+    let (framesDepth, framesBranches) = try transaction.shape(frames)
     return PageBudget(
       pagesMax: pagesMax,
       map: PageBudget.Tree(depth: mapDepth, branchPages: mapBranches),
-      ranges: PageBudget.Tree(depth: rangesDepth, branchPages: rangesBranches))
+      ranges: PageBudget.Tree(depth: rangesDepth, branchPages: rangesBranches),
+      frames: PageBudget.Tree(depth: framesDepth, branchPages: framesBranches))
   }
 
   private func make(
     _ change: IndexChange, _ sequence: UInt64, _ transaction: borrowing LMDBWriteTransaction,
-    _ budget: inout PageBudget
+    _ budget: inout PageBudget, _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Outcome {
     switch change {
     case .entries(let layer, let region, let entries):
-      return try merge(layer, region, entries, transaction, &budget) ? .done : .full(change)
+      return try merge(layer, region, entries, transaction, &budget, &liveness) ? .done : .full(change)
     case .range(let layer, let regions, let kind):
       let row = RangeRow(regions: regions, kind: kind, sequence: sequence)
       guard let left = try lay(layer, row, transaction, &budget) else { return .done }
@@ -110,7 +125,8 @@ extension IndexTables {
   /// Lays `entries` over what the region holds. False when the budget has no room for it.
   private func merge(
     _ layer: LayerKey, _ region: UInt64, _ entries: [IndexEntry],
-    _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget
+    _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget,
+    _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Bool {
     let (old, wasSplit) = try row(layer, region, transaction)
     let next = try rangeRow(transaction, layer, endingBehind: region)
@@ -120,10 +136,15 @@ extension IndexTables {
 
     let rows = RegionRow.encode(merged)
     let partsGo = wasSplit && rows.count == 1
+    var change = LivenessChange()
+    change.count(old, -1)
+    change.count(merged, 1)
     guard
       budget.spend(
-        map: rows.count + (partsGo ? Region.partCount : 0), ranges: over == nil ? 0 : 3, others: 0)
+        map: rows.count + (partsGo ? Region.partCount : 0), ranges: over == nil ? 0 : 3,
+        frames: liveness.newRowCount(change), others: 0)
     else { return false }
+    liveness.add(change)
     for (part, value) in rows {
       try transaction.put(map, RegionRow.key(layer, region: region, part: part), value)
     }
@@ -137,7 +158,7 @@ extension IndexTables {
   }
 
   /// The entries of a region's row, and whether it has parts.
-  private func row(
+  func row(
     _ layer: LayerKey, _ region: UInt64, _ transaction: borrowing LMDBWriteTransaction
   ) throws(LMDBError) -> (entries: [IndexEntry], isSplit: Bool) {
     guard let value = try transaction.get(map, RegionRow.key(layer, region: region, part: 0)) else {
@@ -170,7 +191,7 @@ extension IndexTables {
 
   /// Lays `row` over the range rows, and notes which regions' rows are stale from now on. Returns the regions that
   /// this transaction has no room for.
-  private func lay(
+  func lay(
     _ layer: LayerKey, _ row: RangeRow, _ transaction: borrowing LMDBWriteTransaction,
     _ budget: inout PageBudget
   ) throws(LMDBError) -> Range<UInt64>? {

@@ -9,8 +9,6 @@ package import LMDB
 // what is written there next.
 
 extension IndexTables {
-  /// Most stale rows that one transaction removes: at up to ten pages each (PageBudget).
-  private var sweptRowsMax: Int { max((pagesMax - PageBudget.reserve) / 10, 1) }
   /// Most gaps between range rows that a transaction steps over.
   private static let sweptGapsMax = 4096
 
@@ -70,7 +68,10 @@ extension IndexTables {
     guard isNeeded else { return false }
     try transact { (transaction) throws(LMDBError) in
       guard let (layer, regions) = try nextSweep(transaction) else { return }
-      let reached = try sweep(layer, regions, transaction)
+      var budget = try budget(transaction)
+      var liveness = LivenessChanges()
+      let reached = try sweep(layer, regions, transaction, &budget, &liveness)
+      try apply(liveness, transaction)
       try transaction.delete(sweeps, Self.sweepKey(layer, regions.lowerBound))
       if reached < regions.upperBound { try addSweep(layer, reached..<regions.upperBound, transaction) }
     }
@@ -99,22 +100,45 @@ extension IndexTables {
 
   /// Removes rows of `regions` behind range rows; returns the region before which it stopped.
   private func sweep(
-    _ layer: LayerKey, _ regions: Range<UInt64>, _ transaction: borrowing LMDBWriteTransaction
+    _ layer: LayerKey, _ regions: Range<UInt64>, _ transaction: borrowing LMDBWriteTransaction,
+    _ budget: inout PageBudget, _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> UInt64 {
     var region = regions.lowerBound
-    var swept = 0
     for _ in 0..<Self.sweptGapsMax {
-      guard region < regions.upperBound, swept < sweptRowsMax,
+      guard region < regions.upperBound,
         let over = try rangeRow(transaction, layer, endingBehind: region),
         over.regions.lowerBound < regions.upperBound
-      else { return swept < sweptRowsMax ? regions.upperBound : region }
+      else { return regions.upperBound }
       let low = max(region, over.regions.lowerBound)
       let stale = low..<min(regions.upperBound, over.regions.upperBound)
-      let (keys, end) = try rows(layer, stale, max: sweptRowsMax - swept, transaction)
-      for key in keys { try transaction.delete(map, key) }
-      swept += keys.count
-      region = end
+      region = stale.lowerBound
+      while region < stale.upperBound {
+        let (keys, end) = try rows(layer, region..<stale.upperBound, max: 1, transaction)
+        if !keys.isEmpty {
+          guard try remove(keys, transaction, &budget, &liveness) else { return region }
+        }
+        region = end
+      }
     }
     return region
+  }
+
+  /// Removes the rows `keys`, of one region, and what they refer to. False when the transaction has no room for it.
+  private func remove(
+    _ keys: [[UInt8]], _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget,
+    _ liveness: inout LivenessChanges
+  ) throws(LMDBError) -> Bool {
+    var change = LivenessChange()
+    for key in keys {
+      guard let value = try transaction.get(map, key) else { continue }
+      // SAFETY: bytes of UInt8 have no padding.
+      if unsafe !RegionRow.isSplit(value.span.bytes) { change.count(try decoded(value), -1) }
+    }
+    guard
+      budget.spend(map: keys.count, ranges: 0, frames: liveness.newRowCount(change), others: 0)
+    else { return false }
+    for key in keys { try transaction.delete(map, key) }
+    liveness.add(change)
+    return true
   }
 }

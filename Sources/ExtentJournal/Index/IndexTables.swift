@@ -26,6 +26,8 @@ package final class IndexTables: @unchecked Sendable {
   let map: LMDBDatabase
   let ranges: LMDBDatabase
   let sweeps: LMDBDatabase
+  let frames: LMDBDatabase
+  let segments: LMDBDatabase
   private let lock = Lock()
   private var idleReaders: [LMDBReadTransaction] = []
   /// The most pages that a transaction may dirty.
@@ -33,7 +35,7 @@ package final class IndexTables: @unchecked Sendable {
   /// Called before each transaction is committed; what it throws is what the commit fails with.
   let fault: @Sendable () throws(LMDBError) -> Void
 
-  static let version: UInt32 = 3
+  static let version: UInt32 = 4
   static let appliedKey = Array("applied".utf8)
   static let lossKey = Array("loss".utf8)
   static let aheadKey = Array("ahead".utf8)
@@ -47,13 +49,15 @@ package final class IndexTables: @unchecked Sendable {
   ) throws(LMDBError) {
     self.fault = fault
     self.pagesMax = pagesMax
-    environment = try LMDBEnvironment(path: path, databases: 8, readOnly: readOnly)
+    environment = try LMDBEnvironment(path: path, databases: 16, readOnly: readOnly)
     meta = try environment.open("meta", create: !readOnly)
     disks = try environment.open("disks", create: !readOnly)
     generations = try environment.open("generations", create: !readOnly)
     map = try environment.open("map", create: !readOnly)
     ranges = try environment.open("ranges", create: !readOnly)
     sweeps = try environment.open("sweeps", create: !readOnly)
+    frames = try environment.open("frames", create: !readOnly)
+    segments = try environment.open("segments", create: !readOnly)
   }
 
   var usedByteCount: UInt64 { environment.usedByteCount() }
@@ -218,7 +222,7 @@ package final class IndexTables: @unchecked Sendable {
     }
   }
 
-  private func portionOf(
+  func portionOf(
     _ layer: LayerKey, _ range: SectorRange
   ) throws(LMDBError) -> ([(SectorRange, Placement)], UInt64) {
     var portion: [(SectorRange, Placement)] = []
@@ -254,6 +258,21 @@ package final class IndexTables: @unchecked Sendable {
     } catch {
       throw JournalError(error)
     }
+  }
+
+  /// The keys of all generations.
+  func layers() throws(LMDBError) -> [LayerKey] {
+    var found: [LayerKey] = []
+    try withReader { reader throws(LMDBError) in
+      try reader.scan(generations, from: [0]) { key, _ in
+        found.append(
+          LayerKey(
+            disk: DiskID(number: key.bigEndian(at: 0)), generation: GenerationID(number: key.bigEndian(at: 4))
+          ))
+        return true
+      }
+    }
+    return found
   }
 
   /// All disks and generations.

@@ -21,6 +21,8 @@ final class Indexer: @unchecked Sendable {
   private let log: JournalLog
   private let poison: (JournalError) -> Void
   private let audit: IndexAudit
+  /// Returns when everybody has left who looked something up before.
+  private let waitForReaders: () -> Void
   private let retryNanoseconds: UInt64
   private let progressNanoseconds: UInt64
   /// Held during a whole run, I/O included: it orders runs and guards nothing else.
@@ -37,8 +39,10 @@ final class Indexer: @unchecked Sendable {
 
   init(
     ledger: Ledger, writer: SegmentWriter, store: SegmentStore, index: Index, journal: JournalUUID,
-    host: JournalHost, log: @escaping JournalLog, poison: @escaping (JournalError) -> Void
+    host: JournalHost, log: @escaping JournalLog, poison: @escaping (JournalError) -> Void,
+    waitForReaders: @escaping () -> Void
   ) {
+    self.waitForReaders = waitForReaders
     self.poison = poison
     self.ledger = ledger
     self.writer = writer
@@ -96,6 +100,23 @@ final class Indexer: @unchecked Sendable {
     }
   }
 
+  /// Runs `body` while nobody commits or builds the index: what it reads of the tables stays so until it returns. Nil when
+  /// the tables are not to be believed.
+  func inTurn<Result>(_ body: (IndexTables) throws(JournalError) -> Result) throws(JournalError) -> Result? {
+    try turn.withLock { () throws(JournalError) -> Result? in
+      if index.isAbandoned { return nil }
+      return try body(index.current)
+    }
+  }
+
+  /// Removes some stale rows; false when there are none left.
+  func sweepSome() throws(JournalError) -> Bool {
+    try turn.withLock { () throws(JournalError) in
+      if index.isAbandoned { return false }
+      do throws(LMDBError) { return try index.sweep() } catch { throw JournalError(error) }
+    }
+  }
+
   /// A failed sync is final (rule F).
   private func sync(through batch: UInt64) throws(JournalError) {
     do throws(FileError) {
@@ -129,14 +150,29 @@ final class Indexer: @unchecked Sendable {
 
   /// What is done after each commit: a bounded part of it.
   private func lookAfter() {
+    bury()
     sweep()
     let subjects = ledger.lock.withLock {
-      ledger.layers.keys.compactMap { key in
+      ledger.layers.values.filter { !$0.state.isDropped }.map(\.key).compactMap { key in
         ledger.disks[key.disk].map { IndexAudit.Subject(layer: key, name: $0.name, byteCount: $0.byteCount) }
       }
     }
     let tables = index.current
     if let lie = audit.run(tables, subjects) { index.abandon(tables, lie) }
+  }
+
+  /// Has the rows of dropped generations go, once nobody goes through them who looked before the index followed.
+  private func bury() {
+    let dropped = ledger.buriable
+    guard !dropped.isEmpty else { return }
+    if !ledger.hooks.has(.buriedUnderReaders) { waitForReaders() }
+    for (layer, byteCount) in dropped {
+      do throws(LMDBError) {
+        if try index.current.bury(layer, byteCount: byteCount) { ledger.buried(layer) }
+      } catch {
+        log(.debug, "index: \(error)")
+      }
+    }
   }
 
   /// Removes some stale rows. What goes wrong is said elsewhere when it matters: damage abandons the index, and for want

@@ -13,6 +13,13 @@ extension LayerState {
     static let jobLowered = Flags(rawValue: 128)
   }
 
+  /// More of them.
+  private struct MoreFlags: OptionSet {
+    var rawValue: UInt8
+    static let dropped = MoreFlags(rawValue: 1)
+    static let merged = MoreFlags(rawValue: 2)
+  }
+
   /// The value of a row of the `generations` database.
   var encoded: [UInt8] {
     var flags: Flags = []
@@ -24,7 +31,10 @@ extension LayerState {
     if end != nil { flags.insert(.ended) }
     if seenJob != nil { flags.insert(.jobSeen) }
     if loweredJob != nil { flags.insert(.jobLowered) }
-    var bytes: [UInt8] = [kind.rawValue, flags.rawValue, 0, 0]
+    var more: MoreFlags = []
+    if isDropped { more.insert(.dropped) }
+    if hasMerged { more.insert(.merged) }
+    var bytes: [UInt8] = [kind.rawValue, flags.rawValue, more.rawValue, 0]
     bytes.appendBigEndian(base)
     let texts = [
       Array(name.utf8), Array(tag.utf8), preSeal ?? [], seal ?? [], Array((end ?? "").utf8),
@@ -55,6 +65,9 @@ extension LayerState {
     self.init(
       key: key, kind: kind, base: base, name: String(decoding: texts[0], as: UTF8.self),
       tag: String(decoding: texts[1], as: UTF8.self))
+    let more = MoreFlags(rawValue: bytes[2])
+    isDropped = more.contains(.dropped)
+    hasMerged = more.contains(.merged)
     isComplete = flags.contains(.complete)
     bitmapIsWhole = flags.contains(.bitmapWhole)
     preSeal = flags.contains(.preSealed) ? texts[2] : nil

@@ -31,9 +31,9 @@ package struct PageBudget {
       self.branchPages = branchPages
     }
 
-    /// Counts `rows` puts and deletes of neighbouring keys.
-    package mutating func add(_ rows: Int) {
-      runs += 1
+    /// Counts `rows` puts and deletes, in so many `runs` of neighbouring keys.
+    package mutating func add(_ rows: Int, runs: Int = 1) {
+      self.runs += runs
       self.rows += rows
     }
 
@@ -43,29 +43,34 @@ package struct PageBudget {
 
   private var map: Tree
   private var ranges: Tree
+  private var frames: Tree
   private var others: Tree
   private var isEmpty = true
   private let pagesMax: Int
 
   /// Nothing is spent yet.
-  package init(pagesMax: Int = Self.pagesMax, map: Tree, ranges: Tree) {
+  package init(pagesMax: Int = Self.pagesMax, map: Tree, ranges: Tree, frames: Tree) {
     self.pagesMax = pagesMax
     self.map = map
     self.ranges = ranges
+    self.frames = frames
     // The small databases: few rows in few pages.
     others = Tree(depth: 2, branchPages: 8)
   }
 
-  /// Spends what puts and deletes of so many neighbouring rows cost. False, and nothing is spent, when that is too much
+  /// Spends what puts and deletes of so many neighbouring rows cost; those of frames (their windows and segments) may lie anywhere. False, and nothing is spent, when that is too much
   /// for this transaction. The first one always fits: it must go somewhere.
-  package mutating func spend(map mapRows: Int, ranges rangeRows: Int, others otherRows: Int) -> Bool {
-    var (map, ranges, others) = (map, ranges, others)
+  package mutating func spend(
+    map mapRows: Int, ranges rangeRows: Int, frames frameRows: Int = 0, others otherRows: Int
+  ) -> Bool {
+    var (map, ranges, frames, others) = (map, ranges, frames, others)
     if mapRows > 0 { map.add(mapRows) }
     if rangeRows > 0 { ranges.add(rangeRows) }
+    if frameRows > 0 { frames.add(frameRows, runs: frameRows) }
     if otherRows > 0 { others.add(otherRows) }
-    let pages = map.pages + ranges.pages + others.pages
+    let pages = map.pages + ranges.pages + frames.pages + others.pages
     guard isEmpty || pages + Self.reserve <= pagesMax else { return false }
-    (self.map, self.ranges, self.others) = (map, ranges, others)
+    (self.map, self.ranges, self.frames, self.others) = (map, ranges, frames, others)
     isEmpty = false
     return true
   }

@@ -35,6 +35,8 @@ package enum Placement: ExtentValue {
   case trim
   /// Outside the bitmap: what the base generation has there.
   case base
+  /// Given up by a reader: it cannot be read any more.
+  case release
 
   /// What a record without payload says of its sectors; nil for a record that says nothing of sectors.
   init?(_ kind: RecordKind) {
@@ -42,6 +44,7 @@ package enum Placement: ExtentValue {
     case .zero: self = .zero
     case .trim: self = .trim
     case .base: self = .base
+    case .release: self = .release
     default: return nil
     }
   }
@@ -53,6 +56,7 @@ package enum Placement: ExtentValue {
     case .zero: .zero
     case .trim: .trim
     case .base: .base
+    case .release: .release
     }
   }
 }
@@ -71,7 +75,9 @@ package struct IndexEntry: Equatable, Sendable {
   package var placement: Placement
 
   static let byteCount = 12
+  // An entry of nothing but zero bits is none, so what has neither frame nor zeroes has a mark for a reference.
   private static let baseMark: UInt64 = 1
+  private static let releaseMark: UInt64 = 2
 
   var end: UInt16 { start + count }
 
@@ -91,9 +97,11 @@ package struct IndexEntry: Equatable, Sendable {
     case .zero: kind = 2
     case .trim: kind = 3
     case .base:
-      // An entry of nothing but zero bits is none.
       kind = 0
       reference = Self.baseMark
+    case .release:
+      kind = 0
+      reference = Self.releaseMark
     }
     precondition(count >= 1 && start + count <= 1024, "entry outside its region")
     precondition(skipBits < 512 && kibibytes < 512 && reference < 1 << 56, "placement too large for an entry")
@@ -126,6 +134,7 @@ package struct IndexEntry: Equatable, Sendable {
     case 2: placement = .zero
     case 3: placement = .trim
     case 0 where high << 22 == 0 && UInt64(low) == Self.baseMark: placement = .base
+    case 0 where high << 22 == 0 && UInt64(low) == Self.releaseMark: placement = .release
     default: return nil
     }
   }

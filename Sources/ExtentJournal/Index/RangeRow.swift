@@ -2,7 +2,7 @@ package import Bytes
 internal import Extents
 
 // Whole regions that hold nothing, as one row of the `ranges` database instead of a row each: a TRIM of 16 TiB is
-// 33 million regions. They read as zeroes, or as what the base has there: the kind says which.
+// 33 million regions. They read as zeroes, or as what the base has there, or not at all: the kind says which.
 //
 // 1. A region under a range row is of its kind from its first sector to its last, whatever its own rows in `map` say:
 //    those are stale.
@@ -27,6 +27,7 @@ package struct RangeRow: Equatable, Sendable {
     case zero = 2
     case trim = 3
     case base = 4
+    case release = 5
 
     /// The kind of `placement`; nil for a frame.
     init?(_ placement: Placement) {
@@ -34,6 +35,7 @@ package struct RangeRow: Equatable, Sendable {
       case .zero: self = .zero
       case .trim: self = .trim
       case .base: self = .base
+      case .release: self = .release
       case .frame: return nil
       }
     }
@@ -44,6 +46,7 @@ package struct RangeRow: Equatable, Sendable {
       case .zero: .zero
       case .trim: .trim
       case .base: .base
+      case .release: .release
       }
     }
   }

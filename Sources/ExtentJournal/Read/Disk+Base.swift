@@ -9,16 +9,21 @@ internal import Threads
 extension Disk {
   /// How many generations may stand on one another.
   static let baseDepthMax = 64
+  /// From how many on the newest one takes in what it shows of the others.
+  static let baseDepthTarget = 8
 
-  /// Puts what the base holds in the place of those `pieces` of `layer` that fall to it. Nil when it takes an index that
-  /// can be believed, and there is none now. The caller has entered an epoch, and leaves it.
+  /// The pieces of `found`, a plan of `layer`, with what the base holds in the place of those that fall to it. Nil when it
+  /// takes an index that can be believed, and there is none now. The caller has entered an epoch, and leaves it.
+  ///
+  /// The base is the one of the first look: if another has come in its place since, then what the old one held can still be
+  /// found there, and what the new rows say is found as well.
   func resolved(
-    _ pieces: [PlannedPiece], of layer: Layer, depth: Int = 1
+    _ found: Plan, of layer: Layer, depth: Int = 1
   ) throws(JournalError) -> [PlannedPiece]? {
-    guard pieces.contains(where: { $0.source.fallsToBase }) else { return pieces }
-    let base = try base(of: layer, depth: depth)
+    guard found.pieces.contains(where: { $0.source.fallsToBase }) else { return found.pieces }
+    let base = try base(found, of: layer, depth: depth)
     var result: [PlannedPiece] = []
-    for piece in pieces {
+    for piece in found.pieces {
       guard piece.source.fallsToBase else {
         result.append(piece)
         continue
@@ -31,9 +36,10 @@ extension Disk {
     return result
   }
 
-  /// The pieces of `range` in `base` itself.
-  private func lookUpBase(_ range: SectorRange, in base: Layer) throws(JournalError) -> [PlannedPiece]? {
-    var found = Plan(pieces: [], epoch: 0, indexVersion: 0, isComplete: false, taint: nil)
+  /// Where `range` is in `base` itself.
+  private func lookUpBase(_ range: SectorRange, in base: Layer) throws(JournalError) -> Plan? {
+    journal.ledger.hooks.reach(.baseWanted)
+    var found = Plan(pieces: [], epoch: .covered, indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
       guard try lookUp(range, in: base, &found) else { return nil }
     } catch {
@@ -50,27 +56,18 @@ extension Disk {
         "bytes \(gap.range.bytes.start) to \(gap.range.bytes.end) of \(title) are missing, on which what is read here stands"
       )
     }
-    return found.pieces
+    return found
   }
 
-  private func base(of layer: Layer, depth: Int) throws(JournalError) -> Layer {
-    guard let key = layer.base else {
-      throw JournalError(.damaged, "\(journal.name(of: layer.key)) has a bitmap and no base")
-    }
+  private func base(_ found: Plan, of layer: Layer, depth: Int) throws(JournalError) -> Layer {
     guard depth <= Self.baseDepthMax else {
       throw JournalError(
         .damaged, "more than \(Self.baseDepthMax) generations of \(name) stand on one another")
     }
-    let base = journal.ledger.lock.withLock { () -> Layer? in
-      guard let base = journal.ledger.layers[key] else { return nil }
-      if journal.ledger.hooks.has(.baseOfBaseRead), let next = base.base {
-        return journal.ledger.layers[next]
-      }
-      return base
-    }
-    guard let base, base.key < layer.key else {
+    guard let base = found.base, base.key < layer.key else {
       throw JournalError(.damaged, "the base of \(journal.name(of: layer.key)) is not in the journal")
     }
-    return base
+    guard journal.ledger.hooks.has(.baseOfBaseRead) else { return base }
+    return journal.ledger.lock.withLock { base.base.flatMap { journal.ledger.layers[$0] } } ?? base
   }
 }

@@ -4,7 +4,7 @@ internal import LMDB
 internal import Threads
 
 // The way back. A read looks, newest first, in the ring, in what memory knows of the segments, and in the index
-// (Ledger, rule 3); then it copies ring bytes, leaves the epoch, and fetches frames.
+// (Ledger, rule 3); then it copies ring bytes, leaves the ring's epoch, fetches frames, and leaves the segments'.
 
 /// A piece of an answered read.
 package struct ReadRun: Sendable, Equatable {
@@ -32,6 +32,7 @@ extension Disk {
   {
     let found = try plan(layer, range.coveringSectors)
     try refuseTainted(found)
+    try refuseReleased(found)
     if mode == .snapshot, let gap = found.pieces.first(where: { $0.source == .absent }) {
       journal.epochs.leave(found.epoch)
       throw JournalError(
@@ -57,6 +58,7 @@ extension Disk {
     while true {
       let found = try plan(layer, range.coveringSectors)
       try refuseTainted(found)
+      try refuseReleased(found)
       guard let gap = found.pieces.first(where: { $0.source == .absent }) else {
         let runs = try copy(found, layer, range, into: &target)
         journal.readAhead.note(range, of: self, by: owner)
@@ -102,6 +104,10 @@ extension Disk {
 
   /// Leaves the epoch when it throws.
   func refuseTainted(_ found: Plan) throws(JournalError) {
+    if found.isDropped {
+      journal.epochs.leave(found.epoch)
+      throw JournalError(.failed, "this generation of \(name) was dropped")
+    }
     guard let taint = found.taint else { return }
     journal.epochs.leave(found.epoch)
     throw JournalError(.failed, "\(name) is tainted: \(taint)")
@@ -168,7 +174,7 @@ extension Disk {
   /// Where everything in a range is. The caller leaves the epoch.
   struct Plan {
     var pieces: [PlannedPiece]
-    var epoch: UInt64
+    var epoch: ReadEpochs.Ticket
     var indexVersion: UInt64
     var isComplete: Bool
     var taint: String?
@@ -180,6 +186,10 @@ extension Disk {
     var absent: [SectorRange] { pieces.filter { $0.source == .absent }.map(\.range) }
     /// Why what is absent never comes; nil while it may.
     var closure: String?
+    /// What what falls to the base falls to: the layer as it was when the first piece was looked up.
+    var base: Layer?
+    /// Whether the layer is of no interest to anybody any more.
+    var isDropped = false
   }
 
   /// Where everything in `range` is; with `throughBase`, of what falls to the base where the base has it.
@@ -208,7 +218,7 @@ extension Disk {
     }
     guard throughBase else { return plan }
     do throws(JournalError) {
-      if let pieces = try resolved(plan.pieces, of: layer) {
+      if let pieces = try resolved(plan, of: layer) {
         plan.pieces = pieces
         return plan
       }
@@ -254,6 +264,8 @@ extension Disk {
       plan.isComplete = layer.isComplete
       plan.taint = layer.taint
       plan.closure = layer.state.closure
+      plan.base = layer.base.flatMap { ledger.layers[$0] }
+      plan.isDropped = layer.state.isDropped
       plan.attachment = layer.takesSource ? layer.source : nil
       plan.sourceVersion = plan.attachment?.version ?? 0
     }
@@ -274,7 +286,7 @@ extension Disk {
     return portion.end
   }
 
-  /// Fills `target` with `range` as the plan says, absent pieces with zeroes (with `absentIsData` not at all: they are
+  /// Fills `target` with `range` as the plan says, released and absent pieces with zeroes (with `absentIsData` not at all: they are
   /// the caller's to fill), and leaves the epoch.
   func copy(
     _ plan: Plan, _ layer: Layer, _ range: ByteRange, absentIsData: Bool = false,
@@ -292,25 +304,15 @@ extension Disk {
       unsafe target.copy(
         RawSpan(_unsafeBytes: UnsafeRawBufferPointer(memory)), at: Int(part.start - range.start))
     }
-    journal.epochs.leave(plan.epoch)
+    journal.epochs.leaveRing(plan.epoch)
 
-    var runs: [ReadRun] = []
-    for piece in plan.pieces {
-      guard let part = piece.range.bytes.intersection(range) else { continue }
-      let isZero = piece.source.isZero || piece.source == .absent && !absentIsData
-      if isZero {
-        let start = Int(part.start - range.start)
-        target.zero(start..<start + Int(part.count))
-      } else if case .placed(.frame(let address, let skip)) = piece.source {
-        try copyFrame(
-          piece.range, address, skip, piece.layer, layer, part, at: Int(part.start - range.start),
-          into: &target)
-      }
-      if let last = runs.last, last.isZero == isZero {
-        runs[runs.count - 1].range.end = part.end
-      } else {
-        runs.append(ReadRun(range: part, isZero: isZero))
-      }
+    let (runs, suspects) = try copyPlaced(plan, layer, range, absentIsData, into: &target)
+    for part in suspects {
+      var rest = target._mutatingExtracting(Int(part.start - range.start)..<Int(part.end - range.start))
+      try journal.index.waitUntilTrusted()
+      let found = try self.plan(layer, part.coveringSectors)
+      try refuseReleased(found)
+      _ = try copy(found, layer, part, into: &rest)
     }
     precondition(
       range.isEmpty || runs.first?.range.start == range.start && runs.last?.range.end == range.end,
@@ -318,25 +320,53 @@ extension Disk {
     return runs
   }
 
-  private func copyFrame(
-    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ holder: LayerKey, _ layer: Layer,
-    _ part: ByteRange, at offset: Int,
+  /// The part of `copy` that takes frames and zeroes; leaves the segments' epoch. Returns the parts for which the index
+  /// named the wrong frame as well.
+  private func copyPlaced(
+    _ plan: Plan, _ layer: Layer, _ range: ByteRange, _ absentIsData: Bool,
     into target: inout MutableRawSpan
-  ) throws(JournalError) {
+  ) throws(JournalError) -> (runs: [ReadRun], suspects: [ByteRange]) {
+    // Until every frame is verified and copied: what the plan names may be freed as soon as its readers have left.
+    let isCovered = !journal.ledger.hooks.has(.framesReadOutsideEpoch)
+    if !isCovered { journal.epochs.leaveSegments(plan.epoch) }
+    defer { if isCovered { journal.epochs.leaveSegments(plan.epoch) } }
+    journal.ledger.hooks.reach(.framesWanted)
+    var runs: [ReadRun] = []
+    var suspects: [ByteRange] = []
+    for piece in plan.pieces {
+      guard let part = piece.range.bytes.intersection(range) else { continue }
+      let isZero = piece.source.isZero || piece.source == .absent && !absentIsData
+      if isZero || piece.source.isReleased {
+        let start = Int(part.start - range.start)
+        target.zero(start..<start + Int(part.count))
+      } else if case .placed(.frame(let address, let skip)) = piece.source {
+        let isRight = try copyFrame(
+          piece.range, address, skip, piece.layer, part, at: Int(part.start - range.start), into: &target)
+        if !isRight { suspects.append(part) }
+      }
+      if let last = runs.last, last.isZero == isZero {
+        runs[runs.count - 1].range.end = part.end
+      } else {
+        runs.append(ReadRun(range: part, isZero: isZero))
+      }
+    }
+    return (runs, suspects)
+  }
+
+  /// False when what lies is perhaps the row and not the frame: then a new index says better.
+  private func copyFrame(
+    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ holder: LayerKey,
+    _ part: ByteRange, at offset: Int, into target: inout MutableRawSpan
+  ) throws(JournalError) -> Bool {
     do throws(JournalError) {
       try journal.frames.withSectors(sectors, of: holder, in: address, from: skip) {
         (bytes) throws(JournalError) in
         let start = Int(part.start - sectors.bytes.start)
         target.copy(bytes.extracting(start..<start + Int(part.count)), at: offset)
       }
+      return true
     } catch {
-      // What lies is perhaps the row and not the frame. Then a new index says better.
-      if journal.indexIsToBlame(sectors, address, skip, holder, name) {
-        var rest = target._mutatingExtracting(offset..<offset + Int(part.count))
-        try journal.index.waitUntilTrusted()
-        _ = try copy(try plan(layer, part.coveringSectors), layer, part, into: &rest)
-        return
-      }
+      if journal.indexIsToBlame(sectors, address, skip, holder, name) { return false }
       guard error.kind == .damaged else { throw error }
       let message =
         "bytes \(sectors.bytes.start) to \(sectors.bytes.end) of \(name) are damaged: \(error.message)"

@@ -90,6 +90,7 @@ extension Disk {
   ) throws(JournalError) -> [ReadRun]? {
     let found = try plan(layer, part.coveringSectors)
     try refuseTainted(found)
+    try refuseReleased(found)
     let absent = found.absent
     guard let first = absent.first, let last = absent.last else {
       return try copy(found, layer, part, into: &target)
@@ -101,7 +102,8 @@ extension Disk {
     try attachment.enter()
     defer { attachment.leave() }
     let missing = ByteRange(start: first.bytes.start, end: last.bytes.end)
-    let window = attachment.window(for: missing, of: byteCount, owner: owner)
+    let window = try unreleased(
+      attachment.window(for: missing, of: byteCount, owner: owner), around: missing)
     let buffer = AlignedBuffer(byteCount: Int(window.count))
     try fetch(window, from: attachment, into: buffer)
 
@@ -109,6 +111,7 @@ extension Disk {
     let whole = ByteRange(start: min(part.start, window.start), end: max(part.end, window.end))
     let settled = try plan(layer, whole.coveringSectors)
     if !journal.ledger.hooks.has(.taintNotChecked) { try refuseTainted(settled) }
+    try refuseReleased(settled)
     let stillAbsent = absentAfterFetch(settled, before: absent, window.coveringSectors)
     keep(buffer.bytes, window, valid: stillAbsent)
     let runs = try copy(settled, layer, part, absentIsData: true, into: &target)
@@ -119,6 +122,22 @@ extension Disk {
         buffer.bytes.extracting(start..<start + Int(piece.count)), at: Int(piece.start - part.start))
     }
     return runs
+  }
+
+  /// What of `window` may be read: what was released near `missing`, and what lies behind that, is not fetched again.
+  private func unreleased(_ window: ByteRange, around missing: ByteRange) throws(JournalError) -> ByteRange {
+    guard window != missing else { return window }
+    let found = try plan(layer, window.coveringSectors, throughBase: false)
+    journal.epochs.leave(found.epoch)
+    var result = window
+    for piece in found.pieces where piece.source.isReleased {
+      if piece.range.bytes.end <= missing.start {
+        result.start = max(result.start, piece.range.bytes.end)
+      } else if piece.range.bytes.start >= missing.end {
+        result.end = min(result.end, piece.range.bytes.start)
+      }
+    }
+    return result
   }
 
   /// Steps 1 and 2.

@@ -61,6 +61,7 @@ extension Disk {
   ) throws(JournalError) -> [(byteCount: UInt64, value: SectorState)] {
     try runs(range, throughBase: false, limit: limit) { (piece, plan) -> SectorState in
       if piece.source.fallsToBase { return .fromBase }
+      if piece.source.isReleased { return .released }
       guard piece.source == .absent else { return piece.source.isZero ? .zero : .data }
       if plan.attachment != nil { return .fromSource }
       return absentIsZero(plan) ? .zero : .awaited
@@ -68,7 +69,7 @@ extension Disk {
   }
 
   /// What this generation itself says of `range`, from its start, at most `limit` runs: true for data and zeroes of its
-  /// own, false for what is its base's or has not arrived. Fails when the generation is tainted.
+  /// own, false for what is its base's or has not arrived. What it took in from a base that was dropped counts as its own. Fails when the generation is tainted.
   package func changes(
     _ range: ByteRange, limit: Int
   ) throws(JournalError) -> [(byteCount: UInt64, value: Bool)] {

@@ -1,5 +1,31 @@
 internal import Threads
 
+/// The two places in which a reader's bytes may be, each with its epochs: a reader enters both before it looks, leaves the
+/// ring's when it has copied what lies there, and the segments' when the last frame is verified and copied. So a slow
+/// disk holds up whoever frees segments, and never the ring.
+final class ReadEpochs: Sendable {
+  let ring = Epochs()
+  let segments = Epochs(waiting: .freeingWaits)
+
+  /// Where a reader is; pass it to `leave` once, or to `leaveRing` and `leaveSegments` once each.
+  struct Ticket: Sendable {
+    fileprivate var ring: UInt64
+    fileprivate var segments: UInt64
+
+    /// Of a look that somebody else's ticket covers.
+    static let covered = Ticket(ring: .max, segments: .max)
+  }
+
+  func enter() -> Ticket { Ticket(ring: ring.enter(), segments: segments.enter()) }
+  func leaveRing(_ ticket: Ticket) { ring.leave(ticket.ring) }
+  func leaveSegments(_ ticket: Ticket) { segments.leave(ticket.segments) }
+
+  func leave(_ ticket: Ticket) {
+    leaveRing(ticket)
+    leaveSegments(ticket)
+  }
+}
+
 /// Keeps bytes in place while somebody may be reading them.
 ///
 /// A reader enters before it looks where its bytes are and leaves after it has copied them. Whoever wants to reuse
@@ -14,8 +40,13 @@ package final class Epochs: @unchecked Sendable {
   /// Set before any thread starts.
   var hooks = TestHooks()
 
-  /// Nobody is reading.
-  package init() { left = Condition(lock) }
+  private let stage: Stage
+
+  /// Nobody is reading. `stage` is reached while somebody waits for readers.
+  package init(waiting stage: Stage = .reclaimWaits) {
+    self.stage = stage
+    left = Condition(lock)
+  }
 
   /// Enters the current epoch; pass the result to `leave`.
   package func enter() -> UInt64 {
@@ -46,7 +77,7 @@ package final class Epochs: @unchecked Sendable {
       current += 1
       let limit = current
       while readers.keys.contains(where: { $0 < limit }) {
-        hooks.reach(.reclaimWaits)
+        hooks.reach(stage)
         left.wait()
       }
     }

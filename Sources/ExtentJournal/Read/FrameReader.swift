@@ -66,6 +66,16 @@ final class FrameReader: @unchecked Sendable {
     _ range: SectorRange, of layer: LayerKey, in address: FrameAddress, from skip: UInt32,
     _ body: (RawSpan) throws(JournalError) -> Void
   ) throws(JournalError) {
+    try withOwnedSectors(range, of: layer, in: address, from: skip) { (bytes, _) throws(JournalError) in
+      try body(bytes)
+    }
+  }
+
+  /// As `withSectors`, with the generation that wrote the frame.
+  func withOwnedSectors(
+    _ range: SectorRange, of layer: LayerKey, in address: FrameAddress, from skip: UInt32,
+    _ body: (RawSpan, LayerKey) throws(JournalError) -> Void
+  ) throws(JournalError) {
     let frame = try take(address) { () throws(JournalError) in try load(address) }
     defer { giveBack(frame) }
     guard frame.header.holds(range, of: layer, from: skip) else {
@@ -73,7 +83,7 @@ final class FrameReader: @unchecked Sendable {
     }
     let start = Int(skip) * Int(Sector.byteCount)
     let buffer = frame.bytes
-    try body(buffer.bytes.extracting(start..<start + Int(range.byteCount)))
+    try body(buffer.bytes.extracting(start..<start + Int(range.byteCount)), frame.header.layer)
   }
 
   private func giveBack(_ frame: Frame) { lock.withLock { frame.readers -= 1 } }
@@ -211,9 +221,10 @@ final class FrameReader: @unchecked Sendable {
 }
 
 extension FrameHeader {
-  /// The echo: whether the frame's sectors from its sector `skip` on are the sectors `range` of `layer`.
+  /// The echo: whether the frame's sectors from its sector `skip` on are the sectors `range` of `layer`, or of an older
+  /// generation of its disk from which `layer` took them in.
   package func holds(_ range: SectorRange, of layer: LayerKey, from skip: UInt32) -> Bool {
-    guard layer == self.layer else { return false }
+    guard layer.disk == self.layer.disk, layer >= self.layer else { return false }
     var wanted = range
     var first: UInt64 = 0  // of the extent, in the frame
     var position = UInt64(skip)

@@ -12,7 +12,7 @@ enum PieceSource: Sendable, Equatable {
     switch self {
     case .spool(let place): place.kind == .zero || place.kind == .trim
     case .placed(.zero), .placed(.trim): true
-    case .placed(.frame), .placed(.base), .absent: false
+    case .placed(.frame), .placed(.base), .placed(.release), .absent: false
     }
   }
 
@@ -21,6 +21,15 @@ enum PieceSource: Sendable, Equatable {
     switch self {
     case .spool(let place): place.kind == .base
     case .placed(let placement): placement == .base
+    case .absent: false
+    }
+  }
+
+  /// Whether a reader has given the piece up.
+  var isReleased: Bool {
+    switch self {
+    case .spool(let place): place.kind == .release
+    case .placed(let placement): placement == .release
     case .absent: false
     }
   }

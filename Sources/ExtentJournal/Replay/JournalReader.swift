@@ -14,8 +14,9 @@ package final class JournalReader: Sendable {
   let frames: FrameReader
   private let directory: JournalDirectory
   private let superblock: JournalSuperblock
-  private let store: SegmentStore
+  let store: SegmentStore
   private let applied: AppliedPosition
+  private let pin: ReaderPin?
   let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
 
   /// Opens the journal in `directory`. Throws `.usage` when there is none.
@@ -34,6 +35,8 @@ package final class JournalReader: Sendable {
   private init(_ directory: JournalDirectory, _ superblock: JournalSuperblock) throws(JournalError) {
     self.directory = directory
     self.superblock = superblock
+    // Before the snapshot: what it names stays until the reader goes.
+    pin = ReaderPin(reading: directory.path)
     index = try Self.openIndex(directory)
     applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
     catalog = try index.catalog()

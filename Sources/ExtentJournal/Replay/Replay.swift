@@ -8,6 +8,8 @@ package enum Replay {
     package var dataBytes: UInt64 = 0
     /// Zeroed or trimmed by the writer; zeroes in the output.
     package var zeroBytes: UInt64 = 0
+    /// Released; zeroes in the output.
+    package var releasedBytes: UInt64 = 0
     /// Never arrived (or never written); zeroes in the output.
     package var absentBytes: UInt64 = 0
     /// Whether the stream of the generation had ended.
@@ -18,7 +20,7 @@ package enum Replay {
   /// `output`: sparse in a regular file.
   ///
   /// A regular file that is not empty needs `force`; a tainted generation needs `tainted`, and so does one that was closed
-  /// before everything had arrived. The output is synced before
+  /// before everything had arrived, and one of which something was released. The output is synced before
   /// this returns. After an error it is incomplete. `progress` is called now and then with bytes of the disk.
   package static func toRawFile(
     from reader: JournalReader, disk name: String, output: String, force: Bool, tainted: Bool,
@@ -38,6 +40,15 @@ package enum Replay {
         )
       }
     }
+    if !tainted {
+      try reader.forEachPiece(of: layer, in: whole) { (piece) throws(JournalError) in
+        guard piece.placement == .release else { return }
+        throw JournalError(
+          .failed,
+          "bytes \(piece.range.bytes.start) to \(piece.range.bytes.end) of \(name) were released; --tainted writes zeroes for them"
+        )
+      }
+    }
     let image = try RawImage(path: output, byteCount: disk.byteCount, force: force)
     var report = Report()
     report.isComplete = layer.isComplete
@@ -49,6 +60,9 @@ package enum Replay {
           (bytes) throws(JournalError) in try image.write(bytes, at: range.bytes.start)
         }
         report.dataBytes += range.byteCount
+      case .release:
+        try image.writeZeroes(range.bytes)
+        report.releasedBytes += range.byteCount
       case .zero, .trim:
         try image.writeZeroes(range.bytes)
         report.zeroBytes += range.byteCount

@@ -22,7 +22,7 @@ package struct CommitRecord: Equatable, Sendable {
     target.storeBigEndian(UInt16(1), at: 4)
     target.storeBigEndian(UInt16(1), at: 6)
     target.storeBigEndian(batch, at: 8)
-    target.storeBigEndian(batch - 1, at: 16)
+    target.storeBigEndian(batch - min(batch, 1), at: 16)
     target.storeBigEndian(firstSequence, at: 24)
     target.storeBigEndian(lastSequence, at: 32)
     target.storeBigEndian(durableThrough, at: 40)

@@ -113,6 +113,7 @@ package struct SegmentFooter: Sendable, Equatable {
     ].enumerated() {
       target.storeBigEndian(word, at: 8 + index * 8)
     }
+    if superblock.kind == .moved { target.storeBigEndian(superblock.kind.rawValue, at: 104) }
     let checksum = Checksum.xxh3(target.bytes.extracting(0..<4088), seed: salt &+ offset)
     target.storeBigEndian(checksum, at: 4088)
   }
@@ -130,7 +131,8 @@ package struct SegmentFooter: Sendable, Equatable {
     else { return nil }
     superblock = SegmentSuperblock(
       segment: word(0), salt: word(1), journal: JournalUUID(high: word(2), low: word(3)),
-      createdNanoseconds: word(4))
+      createdNanoseconds: word(4),
+      kind: SegmentKind(rawValue: bytes.bigEndian(at: 104)) ?? .fresh)
     directoryOffset = word(5)
     directoryByteCount = word(6)
     directoryChecksum = word(7)

@@ -3,13 +3,15 @@ internal import Bytes
 // The bytes of a segment (docs/format.md). Pure: spans in, values out, and the other way round. A value read from
 // disk is believed only when its checksum, seeded by the segment's salt and the place, is right.
 
-/// Which versions and feature bits this version knows. Of the bits there is one, an incompatible one: generations, with
-/// records that a version without them would take for the torn end of a segment.
+/// Which versions and feature bits this version knows. The bits are incompatible ones: generations, with records that a
+/// version without them would take for the torn end of a segment, and moved segments, beside which others have holes.
 enum FormatVersion {
   static let major: UInt16 = 1
   static let minor: UInt16 = 1
   /// The incompatible features of what is written.
-  static let incompatible: UInt32 = 1
+  static let incompatible: UInt32 = generations | moved
+  static let generations: UInt32 = 1
+  static let moved: UInt32 = 2
 
   /// What may be done with a file of that version with those feature bits. (Bits of the third kind, compatible, are
   /// ignored.)

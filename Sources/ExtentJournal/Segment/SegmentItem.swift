@@ -49,6 +49,7 @@ struct GroupContents {
   private(set) var extents: [(LayerKey, SectorRange, Placement)] = []
   private(set) var records: [Record] = []
   private(set) var lastSequence: UInt64 = 0
+  private(set) var firstSequence = UInt64.max
   private var chain: BatchChain
 
   /// An empty group of `segment`, behind the batch whose chain is `previousChain`.
@@ -71,11 +72,11 @@ struct GroupContents {
       for extent in header.extents {
         extents.append((header.layer, extent.range, .frame(address, skip: skip)))
         skip += UInt32(extent.range.count)
-        lastSequence = max(lastSequence, extent.sequence)
+        note(extent.sequence)
       }
     case .record(let record):
       chain.add(checksum)
-      lastSequence = max(lastSequence, record.sequence)
+      note(record.sequence)
       if let placement = Placement(record.kind) {
         extents.append((record.layer, record.range, placement))
       } else {
@@ -84,6 +85,11 @@ struct GroupContents {
     case .commit:
       break
     }
+  }
+
+  private mutating func note(_ sequence: UInt64) {
+    lastSequence = max(lastSequence, sequence)
+    firstSequence = min(firstSequence, sequence)
   }
 
   /// The batch that `commit`, at `offset` of the segment, makes of it.
@@ -97,6 +103,8 @@ struct GroupContents {
 
   /// The batch that it is when nothing says where it ends but `end`.
   func batch(upTo end: AppliedPosition) -> PublishedBatch {
-    PublishedBatch(end: end, extents: extents, records: records.sorted { $0.sequence < $1.sequence })
+    PublishedBatch(
+      end: end, firstSequence: min(firstSequence, end.sequence), extents: extents,
+      records: records.sorted { $0.sequence < $1.sequence })
   }
 }

@@ -44,6 +44,8 @@ struct SegmentScanner {
     var chainIsKnown = true
     /// Batches up to here were durable.
     var durableThrough: UInt64
+    /// Batches that upkeep removed with their segments.
+    var removed = RemovedSegments()
 
     /// Whether `commit` ends the next batch, as far as its number, its sequences and (with `chain`) its chain say.
     func isContinued(by commit: CommitRecord, chain: UInt64) -> Bool {
@@ -54,25 +56,46 @@ struct SegmentScanner {
         && commit.chain == chain
     }
 
+    /// Goes behind the batches of removed segments, if those are what comes next.
+    mutating func skipRemoved() {
+      guard chainIsKnown, let run = removed.run(behind: position.batch) else { return }
+      position.batch = run.lastBatch
+      position.sequence = run.lastSequence
+      position.chain = run.chain
+    }
+
     mutating func advance(to batch: PublishedBatch) {
       position = batch.end
       chainIsKnown = true
     }
   }
 
-  /// Calls `body` for each batch after `start`, in order, and returns how it ended and the last position.
+  /// Calls `deliver` for each batch after `start`, in order, and returns how it ended and the last position.
   func scan(
     after start: AppliedPosition, segments: [UInt64],
-    _ body: (PublishedBatch) throws(JournalError) -> Void
+    _ deliver: (PublishedBatch) throws(JournalError) -> Void
   ) throws(JournalError) -> (end: End, position: AppliedPosition) {
     let numbers = segments.filter { $0 >= max(start.segment, 1) }
+    // What upkeep has moved counts under the sequences that it came with: each batch takes along what belongs before it.
+    var moved = try MovedItems.read(store, behind: start.sequence)
     var walk = Walk(
-      position: start, durableThrough: try durableThrough(numbers, applied: start.batch))
+      position: start,
+      durableThrough: max(try durableThrough(numbers, applied: start.batch), moved.durableThrough),
+      removed: moved.removed)
+    func body(_ batch: PublishedBatch) throws(JournalError) { try deliver(moved.taken(into: batch)) }
+    // Who has an index does not need what was moved before; who has none misses what nobody can name.
+    if start.batch == 0 {
+      for number in moved.damaged {
+        report(
+          SegmentDamage(segment: number, offset: nil, extents: nil, sequences: 1...max(writtenThrough, 1)))
+      }
+    }
     // The segment that the index ends in is gone: with it whatever followed there, unless the next one goes on.
     if start.segment > 0, numbers.first != start.segment, try !isContinued(numbers[...], walk) {
       lose(.whole(start.segment), &walk)
     }
     for (index, number) in numbers.enumerated() {
+      walk.skipRemoved()
       let later = numbers[(index + 1)...]
       let segment: OpenSegment
       switch try store.segmentOrFlaw(number) {
@@ -90,6 +113,7 @@ struct SegmentScanner {
         continue
       }
       if try replayDirectory(segment, &walk, body) { continue }
+      if try isRemoved(segment, walk) { continue }
       if let end = try walkGroups(segment, from: start, later, &walk, body) {
         return (end, walk.position)
       }
@@ -100,6 +124,7 @@ struct SegmentScanner {
           segment: last, offset: nil, extents: nil,
           sequences: walk.position.sequence + 1...writtenThrough))
     }
+    if moved.hasMore { try body(PublishedBatch(end: walk.position, extents: [], records: [])) }
     return (.clean, walk.position)
   }
 
@@ -170,6 +195,14 @@ struct SegmentScanner {
     return true
   }
 
+  /// Whether upkeep had removed the segment, and a power loss has brought its name back.
+  private func isRemoved(_ segment: OpenSegment, _ walk: Walk) throws(JournalError) -> Bool {
+    guard let run = walk.removed.runs.last, run.firstBatch <= walk.position.batch else { return false }
+    var last: UInt64 = 0
+    try forEachCommit(segment, from: UInt64(SegmentSuperblock.byteCount)) { last = max(last, $0.batch) }
+    return walk.removed.runs.contains { $0.firstBatch <= last && last <= $0.lastBatch }
+  }
+
   private func readable(_ number: UInt64) throws(JournalError) -> OpenSegment? {
     guard case .success(let segment) = try store.segmentOrFlaw(number) else { return nil }
     return segment
@@ -235,6 +268,8 @@ struct SegmentScanner {
       return false
     }
     let first = UInt64(SegmentSuperblock.byteCount)
+    var walk = walk
+    walk.skipRemoved()
     return try group(segment, at: first, limit: segment.byteCount(), after: walk) != nil
   }
 

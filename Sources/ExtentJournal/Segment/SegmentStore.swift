@@ -4,11 +4,13 @@ internal import Threads
 
 /// The segment files of a journal: names, superblocks, and open files for reading.
 final class SegmentStore: @unchecked Sendable {
-  // Sendable: `open` is guarded by `lock`.
+  // Sendable: `open` and `lastNumber` are guarded by `lock`.
   let files: any FileStore
   private let journal: JournalUUID
   private let lock = Lock()
   private var open: [UInt64: OpenSegment] = [:]
+  /// The highest number that was ever given to a segment.
+  private var lastNumber: UInt64 = 0
 
   /// Most files kept open for reading.
   private static let openMax = 256
@@ -18,26 +20,51 @@ final class SegmentStore: @unchecked Sendable {
     self.journal = journal
   }
 
-  static func name(_ segment: UInt64) -> String {
+  static func name(_ segment: UInt64, _ kind: SegmentKind = .fresh) -> String {
     let digits = String(segment, radix: 16)
-    return String(repeating: "0", count: 16 - digits.count) + digits + ".seg"
+    return String(repeating: "0", count: 16 - digits.count) + digits + kind.suffix
   }
 
-  /// The numbers of all segments, ascending. Other names in the directory are not ours and are left alone.
-  func list() throws(FileError) -> [UInt64] {
+  /// The numbers of all segments of fresh batches, or of those of moved data, ascending. Other names in the directory are
+  /// not ours and are left alone.
+  func list(_ kind: SegmentKind = .fresh) throws(FileError) -> [UInt64] {
     try files.list().compactMap { name in
-      guard name.hasSuffix(".seg"), name.utf8.count == 20 else { return nil }
+      guard name.hasSuffix(kind.suffix), name.utf8.count == 20 else { return nil }
       return UInt64(name.dropLast(4), radix: 16)
     }.sorted()
+  }
+
+  /// The highest number that a segment of either kind has.
+  func highestNumber() throws(FileError) -> UInt64 {
+    max(try list(.fresh).last ?? 0, try list(.moved).last ?? 0)
+  }
+
+  /// Numbers up to `number` are taken: the next segment gets a higher one, of whatever kind it is.
+  func skipNumbers(through number: UInt64) { lock.withLock { lastNumber = max(lastNumber, number) } }
+
+  /// What the segment `number` takes on disk, in bytes.
+  func allocatedByteCount(_ number: UInt64, _ kind: SegmentKind) throws(FileError) -> UInt64 {
+    try files.allocatedByteCount(Self.name(number, kind))
   }
 
   /// How many segments there are and the bytes they take.
   func usage() throws(JournalError) -> (count: UInt64, byteCount: UInt64) {
     do throws(FileError) {
       var total: UInt64 = 0
-      let numbers = try list()
-      for number in numbers { total += try files.allocatedByteCount(Self.name(number)) }
-      return (UInt64(numbers.count), total)
+      var count: UInt64 = 0
+      for kind in SegmentKind.allCases {
+        for number in try list(kind) {
+          do throws(FileError) {
+            total += try files.allocatedByteCount(Self.name(number, kind))
+          } catch {
+            // Upkeep has removed it meanwhile.
+            guard error.isMissing else { throw error }
+            continue
+          }
+          count += 1
+        }
+      }
+      return (count, total)
     } catch {
       throw JournalError(error)
     }
@@ -80,7 +107,7 @@ final class SegmentStore: @unchecked Sendable {
     if let found = lock.withLock({ open[number] }) { return .success(found) }
     let file: any BlockFile
     do throws(FileError) {
-      file = try files.open(Self.name(number))
+      file = try openFile(number)
     } catch {
       if error.isMissing { return .failure(FormatFlaw("is missing")) }
       throw JournalError(error)
@@ -104,18 +131,42 @@ final class SegmentStore: @unchecked Sendable {
     return .success(segment)
   }
 
-  /// Removes the segment `number`. Durable only after `syncNames`.
-  func remove(_ number: UInt64) throws(FileError) {
-    lock.withLock { open[number] = nil }
-    try files.unlink(Self.name(number))
+  /// Fresh batches are what is read most.
+  private func openFile(_ number: UInt64) throws(FileError) -> any BlockFile {
+    do throws(FileError) {
+      return try files.open(Self.name(number, .fresh))
+    } catch {
+      guard error.isMissing else { throw error }
+      return try files.open(Self.name(number, .moved))
+    }
   }
 
-  /// Creates the segment `number` with a new salt. Its name is durable only after `syncNames`.
-  func create(_ number: UInt64) throws(FileError) -> OpenSegment {
-    let file = try files.create(Self.name(number))
+  /// Removes the segment `number`. Durable only after `syncNames`.
+  func remove(_ number: UInt64, _ kind: SegmentKind = .fresh) throws(FileError) {
+    lock.withLock { open[number] = nil }
+    try files.unlink(Self.name(number, kind))
+  }
+
+  /// Creates a segment with the next number and a new salt. Its name is durable only after `syncNames`.
+  func create(_ kind: SegmentKind) throws(FileError) -> OpenSegment {
+    let number = lock.withLock {
+      lastNumber += 1
+      return lastNumber
+    }
+    do throws(FileError) {
+      return try create(number, kind)
+    } catch {
+      // Nobody else has one behind it: the next attempt takes the same.
+      lock.withLock { if lastNumber == number { lastNumber = number - 1 } }
+      throw error
+    }
+  }
+
+  private func create(_ number: UInt64, _ kind: SegmentKind) throws(FileError) -> OpenSegment {
+    let file = try files.create(Self.name(number, kind))
     let superblock = SegmentSuperblock(
       segment: number, salt: UInt64.random(in: 0 ... .max), journal: journal,
-      createdNanoseconds: WallClock.nanoseconds())
+      createdNanoseconds: WallClock.nanoseconds(), kind: kind)
     let buffer = AlignedBuffer(byteCount: SegmentSuperblock.byteCount)
     var target = buffer.mutableBytes
     target.zero()
@@ -124,7 +175,7 @@ final class SegmentStore: @unchecked Sendable {
       try file.write(buffer, byteCount: SegmentSuperblock.byteCount, at: 0)
     } catch {
       // Nothing points here yet: a half-made segment must not stand in the way of the next attempt.
-      try files.unlink(Self.name(number))
+      try files.unlink(Self.name(number, kind))
       throw error
     }
     let segment = OpenSegment(file: file, superblock: superblock)

@@ -1,5 +1,16 @@
 internal import Bytes
 
+/// What a segment takes: the two never mix, so that what dies young does not lie beside what has lived long.
+package enum SegmentKind: UInt8, Sendable, CaseIterable {
+  /// Batches as they come: the journal's history, in one chain.
+  case fresh = 1
+  /// What was moved out of other segments, and what upkeep has to record.
+  case moved = 2
+
+  /// The end of the names of its files.
+  var suffix: String { self == .fresh ? ".seg" : ".mov" }
+}
+
 /// The first 4 KiB of a segment.
 package struct SegmentSuperblock: Equatable, Sendable {
   var segment: UInt64
@@ -7,6 +18,7 @@ package struct SegmentSuperblock: Equatable, Sendable {
   package var salt: UInt64
   var journal: JournalUUID
   var createdNanoseconds: UInt64
+  var kind = SegmentKind.fresh
 
   /// Its size on disk, and where the first group begins.
   package static let byteCount = 4096
@@ -17,19 +29,23 @@ package struct SegmentSuperblock: Equatable, Sendable {
     target.storeBigEndian(Self.magic, at: 0)
     target.storeBigEndian(FormatVersion.major, at: 8)
     target.storeBigEndian(FormatVersion.minor, at: 10)
-    target.storeBigEndian(FormatVersion.incompatible, at: 12)
+    target.storeBigEndian(kind == .moved ? FormatVersion.moved : FormatVersion.generations, at: 12)
     target.storeBigEndian(segment, at: 24)
     target.storeBigEndian(salt, at: 32)
     target.storeBigEndian(journal.high, at: 40)
     target.storeBigEndian(journal.low, at: 48)
     target.storeBigEndian(createdNanoseconds, at: 56)
-    target.storeBigEndian(UInt8(1), at: 64)
+    target.storeBigEndian(kind.rawValue, at: 64)
     let checksum = Checksum.xxh3(target.bytes.extracting(0..<4088), seed: 0)
     target.storeBigEndian(checksum, at: 4088)
   }
 
   /// The superblock of a fresh segment, with a random `salt`.
-  package init(segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64) {
+  package init(
+    segment: UInt64, salt: UInt64, journal: JournalUUID, createdNanoseconds: UInt64,
+    kind: SegmentKind = .fresh
+  ) {
+    self.kind = kind
     self.segment = segment
     self.salt = salt
     self.journal = journal
@@ -58,5 +74,6 @@ package struct SegmentSuperblock: Equatable, Sendable {
     salt = bytes.bigEndian(at: 32)
     journal = JournalUUID(high: bytes.bigEndian(at: 40), low: bytes.bigEndian(at: 48))
     createdNanoseconds = bytes.bigEndian(at: 56)
+    kind = SegmentKind(rawValue: bytes.bigEndian(at: 64)) ?? .fresh
   }
 }

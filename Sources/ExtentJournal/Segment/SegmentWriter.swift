@@ -18,7 +18,6 @@ final class SegmentWriter: @unchecked Sendable {
   private var directory = SegmentDirectory()
   /// Where the next group goes, and the chain to continue.
   private(set) var position: AppliedPosition
-  private var nextSegment: UInt64
   private var buffer = AlignedBuffer(byteCount: 1 << 20)
 
   private let lock = Lock()
@@ -37,12 +36,11 @@ final class SegmentWriter: @unchecked Sendable {
   /// Set before any thread starts.
   var hooks = TestHooks()
 
-  /// Continues after `position` in a segment of its own, numbered above `lastSegment`.
-  init(store: SegmentStore, after position: AppliedPosition, lastSegment: UInt64, segmentBytesMax: UInt64) {
+  /// Continues after `position` in a segment of its own.
+  init(store: SegmentStore, after position: AppliedPosition, segmentBytesMax: UInt64) {
     self.segmentBytesMax = segmentBytesMax
     self.store = store
     self.position = position
-    nextSegment = lastSegment + 1
     writtenBatch = position.batch
     durableBatch = position.batch
     recordedDurable = position.batch
@@ -109,12 +107,11 @@ final class SegmentWriter: @unchecked Sendable {
       if position.offset + UInt64(groupByteCount + closing) <= segmentBytesMax { return segment }
       try seal()
     }
-    let fresh = try store.create(nextSegment)
+    let fresh = try store.create(.fresh)
     segment = fresh
     directory = SegmentDirectory()
-    position.segment = nextSegment
+    position.segment = fresh.number
     position.offset = UInt64(SegmentSuperblock.byteCount)
-    nextSegment += 1
     lock.withLock {
       namesChanged = true
       // Also when no group follows: a durable name of a file without superblock would end the scan of a recovery.

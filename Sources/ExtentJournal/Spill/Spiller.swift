@@ -28,6 +28,8 @@ final class Spiller: @unchecked Sendable {
   private var markDue: UInt64?
   /// Whether the disk had nothing to do before its last batch: then it is the packers that a spill waits for.
   private var diskHasWaited = false
+  /// Whether somebody wants the open segment ended, and what came of it.
+  private var sealIsWanted = false
   private var isEnding = false
   private var isAbandoning = false
   private var threads: [WorkerThread] = []
@@ -160,8 +162,38 @@ final class Spiller: @unchecked Sendable {
     }
   }
 
+  /// Ends the open segment, if nothing comes in between: what comes next goes into another one, and if nothing comes an
+  /// empty batch does, so that the index gets there. Returns when that is done, or will not be.
+  func sealWhenIdle() throws(JournalError) {
+    try ledger.lock.withLock { () throws(JournalError) in
+      sealIsWanted = true
+      handover.broadcast()
+      while sealIsWanted {
+        if let failure = ledger.failure { throw failure }
+        if isEnding || packerIsDone { return }
+        handover.wait()
+      }
+    }
+  }
+
+  /// The lock is held.
+  private func sealNow() {
+    ledger.lock.unlock()
+    do throws(FileError) {
+      try writer.seal()
+      ledger.publish(try writer.append(.empty()), spooled: [])
+    } catch {
+      // Without room the segment stays as it is.
+      if !error.isNoSpace { poison(JournalError(error)) }
+    }
+    ledger.lock.lock()
+    sealIsWanted = false
+    handover.broadcast()
+  }
+
   /// Waits for a batch; writes the empty one when it is due and nothing else is to be written. The lock is held.
   private func waitForHandover() {
+    if sealIsWanted { return sealNow() }
     guard let due = markDue else { return handover.wait() }
     guard MonotonicClock.nanoseconds() >= due else {
       _ = handover.wait(until: due)
@@ -182,6 +214,8 @@ final class Spiller: @unchecked Sendable {
   /// After a failure: takes what the packer still hands over, so that it can end.
   private func drain() {
     ledger.lock.withLock {
+      sealIsWanted = false
+      handover.broadcast()
       while true {
         while packed == nil, !packerIsDone { handover.wait() }
         if packed == nil { return }

@@ -23,6 +23,10 @@ final class Admission: @unchecked Sendable {
   private let ledger: Ledger
   private let whenFull: WhenFull
   private let retryNanoseconds: UInt64
+  private let quota: Quota?
+  /// What the segments and the index take on disk.
+  private let owned: @Sendable () -> (segments: UInt64, index: UInt64)
+  private var forecast = SpaceForecast()
   private let log: JournalLog
   private let lock = Lock()
   private var account = SpaceAccount()
@@ -32,8 +36,11 @@ final class Admission: @unchecked Sendable {
 
   init(
     files: any FileStore, ledger: Ledger, whenFull: WhenFull, retryNanoseconds: UInt64,
+    quota: Quota?, owned: @escaping @Sendable () -> (segments: UInt64, index: UInt64),
     log: @escaping JournalLog
   ) {
+    self.quota = quota
+    self.owned = owned
     self.files = files
     self.ledger = ledger
     self.whenFull = whenFull
@@ -58,6 +65,26 @@ final class Admission: @unchecked Sendable {
     if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
   }
 
+  /// What is kept free, in bytes.
+  var reserveByteCount: UInt64 {
+    lock.withLock {
+      if account.shouldAsk { ask() }
+      return account.reserveByteCount
+    }
+  }
+
+  /// What more can be admitted, and in how many seconds it is used up, if that can be said.
+  var outlook: (availableByteCount: UInt64, secondsToFull: UInt64?) {
+    lock.withLock {
+      ask()
+      let owned = owned()
+      let available = account.availableByteCount
+      let seconds = forecast.seconds(
+        freeBytes: available, ownedBytes: owned.segments + owned.index, at: MonotonicClock.nanoseconds())
+      return (available, seconds)
+    }
+  }
+
   /// Counts what was admitted in another form, or in another life of the journal.
   func add(_ byteCount: Int) { lock.withLock { account.admit(byteCount) } }
 
@@ -74,13 +101,19 @@ final class Admission: @unchecked Sendable {
   }
 
   private func ask() {
+    var space = FileSpace.unlimited
     do throws(FileError) {
-      account.learn(try files.space())
+      space = try files.space()
     } catch {
       // Then the spiller finds out whether there is space.
-      account.learn(.unlimited)
       log(.warning, "the free space is not known: \(error)")
     }
+    let owned = owned()
+    forecast.note(owned.segments + owned.index, at: MonotonicClock.nanoseconds())
+    guard let quota else { return account.learn(space) }
+    account.learn(
+      quota.space(ownedBytes: owned.segments + owned.index, of: space),
+      reserve: quota.reserve(indexBytes: owned.index))
   }
 
   // MARK: - Waiting
@@ -107,7 +140,7 @@ final class Admission: @unchecked Sendable {
       }
       guard let isFirst else { return }
       if isDrained, isFirst { try declareFull() }
-      if let deadline, MonotonicClock.nanoseconds() >= deadline { throw Self.full }
+      if let deadline, MonotonicClock.nanoseconds() >= deadline { throw full }
       let retry = MonotonicClock.nanoseconds() + retryNanoseconds
       ledger.lock.withLock {
         if ledger.spaceVersion == version { _ = ledger.progress.wait(until: min(retry, deadline ?? .max)) }
@@ -115,7 +148,12 @@ final class Admission: @unchecked Sendable {
     }
   }
 
-  private static let full = JournalError(.noSpace, "the disk of the journal is full; free some space")
+  private var full: JournalError {
+    guard let quota else { return JournalError(.noSpace, "the disk of the journal is full; free some space") }
+    return JournalError(
+      .noSpace, "the journal has used up its quota of \(ByteCount.text(quota.byteCount)), or its disk is full"
+    )
+  }
 
   /// Where the spill is: whether everything up to `target` has given back what it did not need.
   private func look(_ target: UInt64) throws(JournalError) -> (version: UInt64, isDrained: Bool) {
@@ -135,8 +173,8 @@ final class Admission: @unchecked Sendable {
     }
     if isNews { log(.error, "disk full: \(whenFull.sentence)") }
     switch whenFull {
-    case .stall: for read in ledger.setShortage(Self.full) { read.wake(.retry) }
-    case .enospc: throw Self.full
+    case .stall: for read in ledger.setShortage(full) { read.wake(.retry) }
+    case .enospc: throw full
     case .taint: break
     }
   }

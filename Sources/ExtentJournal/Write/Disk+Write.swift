@@ -61,16 +61,16 @@ extension Disk {
       var isCommitted = false
       do throws(JournalError) {
         try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
-          let (known, missing) = mode == .snapshot ? try arrived(layer, part) : ([], [part])
-          for piece in known where try !readsAsZero(piece) {
+          let settled = try settled(part)
+          for piece in settled?.known ?? [] where try !readsAsZero(piece) {
             contradiction = piece
             return
           }
-          if known.isEmpty {
+          if let settled {
+            parts += settled.missing
+          } else {
             reads += try journal.ledger.commit(slot, of: journal.ring.file, kind, layer.key, part)
             isCommitted = true
-          } else {
-            parts += missing
           }
         }
       } catch {

@@ -11,8 +11,10 @@ package import Bytes
 
 /// The space that is free, promised and kept. See the note above.
 package struct SpaceAccount: Sendable {
-  private var freeByteCount = UInt64.max
-  private var reserveByteCount: UInt64 = 0
+  /// What was free when it was last asked.
+  package private(set) var freeByteCount = UInt64.max
+  /// What is kept free.
+  package private(set) var reserveByteCount: UInt64 = 0
   private var admittedSinceAsked = UInt64.max
   /// The most that what is admitted and not yet written can take.
   package private(set) var outstandingByteCount: UInt64 = 0
@@ -28,11 +30,17 @@ package struct SpaceAccount: Sendable {
   /// Whether it is time to ask the filesystem.
   package var shouldAsk: Bool { admittedSinceAsked >= Self.askEveryByteCount }
 
-  /// Takes in what the filesystem says.
-  package mutating func learn(_ space: FileSpace) {
+  /// Takes in what the filesystem, or the quota, says; `reserve` is kept free, or else what is usual there.
+  package mutating func learn(_ space: FileSpace, reserve: UInt64? = nil) {
     freeByteCount = space.freeByteCount
-    reserveByteCount = min(Self.reserveBytesMax, space.totalByteCount / 16)
+    reserveByteCount = reserve ?? min(Self.reserveBytesMax, space.totalByteCount / 16)
     admittedSinceAsked = 0
+  }
+
+  /// What more can be promised.
+  package var availableByteCount: UInt64 {
+    let (taken, isOver) = outstandingByteCount.addingReportingOverflow(reserveByteCount)
+    return isOver ? 0 : freeByteCount - min(freeByteCount, taken)
   }
 
   /// Whether `byteCount` more can be promised.

@@ -131,7 +131,7 @@ package final class WriteSlot {
   /// The payload is there: makes the write true. With `durable` it returns only when it survives power loss.
   ///
   /// A snapshot disk takes each sector once: bytes that agree with what is there are a retry, bytes that differ taint
-  /// the generation; either way the write is acknowledged and changes nothing that had arrived. After an error parts
+  /// the generation; either way the write is acknowledged and changes nothing that had arrived. What was released is dropped. After an error parts
   /// of it may be true, as after any failed write.
   package func commit(durable: Bool) throws(JournalError) -> Arrivals {
     var reads: [ParkedRead] = []
@@ -176,7 +176,7 @@ package final class WriteSlot {
   /// What became of one reservation. It is committed or given back in every case, an error included.
   private enum Verdict {
     case committed([ParkedRead])
-    /// All of it had arrived, or contradicted what had.
+    /// All of it had arrived or was released, or it contradicted what had arrived.
     case known
     /// Only these sectors were missing; a copy of the whole payload, since the reservation is given back.
     case partlyKnown([SectorRange], AlignedBuffer)
@@ -189,17 +189,19 @@ package final class WriteSlot {
     do throws(JournalError) {
       try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
         try fillEdges(of: part, in: slot)
-        let (known, missing) = disk.mode == .snapshot ? try disk.arrived(layer, part) : ([], [part])
-        for piece in known where try !agrees(piece, slot, part) {
+        let settled = try disk.settled(part)
+        for piece in settled?.known ?? [] where try !agrees(piece, slot, part) {
           contradiction = piece
           return
         }
-        if known.isEmpty {
+        guard let missing = settled?.missing else {
           let payload = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(payload(of: slot)))
           verdict = .committed(
             try journal.ledger.commit(
               slot, of: journal.ring.file, .data, layer.key, part, allZero: payload.isAllZero))
-        } else if !missing.isEmpty {
+          return
+        }
+        if !missing.isEmpty {
           // At most one reservation's worth for each connection, and only while a retry is in pieces.
           let copy = AlignedBuffer(byteCount: slot.payloadByteCount)
           unsafe copy.raw.copyMemory(from: UnsafeRawBufferPointer(payload(of: slot)))

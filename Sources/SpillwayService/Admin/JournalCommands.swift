@@ -1,3 +1,4 @@
+internal import Bytes
 internal import ExtentJournal
 internal import QEMUMonitor
 internal import Threads
@@ -8,6 +9,7 @@ final class JournalCommands: @unchecked Sendable {
 
   private let journal: Journal
   private let stop: StopRequest
+  private let onBegin: @Sendable (Disk) throws(ServiceError) -> Void
 
   private let lock = Lock()
   private let idle: Condition
@@ -18,11 +20,18 @@ final class JournalCommands: @unchecked Sendable {
   private static let known: [String: [String]] = [
     "status": [], "complete": ["disk"], "begin": ["disk", "generation", "kind", "base", "tag"],
     "seal": ["disk", "generation"], "end": ["disk", "generation", "reason"], "flush": [], "checkpoint": [],
+    "release": ["disk", "generation", "offset", "length"], "drop": ["disk", "generation"],
+    "compact": [],
     "shutdown": [],
   ]
 
-  init(_ journal: Journal, stop: StopRequest) {
+  /// `onBegin` is called for each generation that a command has opened, before the command returns.
+  init(
+    _ journal: Journal, stop: StopRequest,
+    onBegin: @escaping @Sendable (Disk) throws(ServiceError) -> Void = { _ in }
+  ) {
     self.journal = journal
+    self.onBegin = onBegin
     self.stop = stop
     idle = Condition(lock)
   }
@@ -73,6 +82,16 @@ final class JournalCommands: @unchecked Sendable {
       try reportingJournalErrors { () throws(JournalError) in
         try journal.generation(of: name, named: generation).end(reason)
       }
+    case "compact":
+      return try JSONValue(
+        encoding: reportingJournalErrors { () throws(JournalError) in
+          try journal.upkeep { lock.withLock { isClosed } }
+        })
+    case "drop":
+      let (name, generation) = (try request.string("disk"), try request.string("generation"))
+      try reportingJournalErrors { () throws(JournalError) in try journal.drop(generation, of: name) }
+    case "release":
+      try release(request)
     case "flush":
       try reportingJournalErrors { () throws(JournalError) in try journal.flush() }
     case "checkpoint":
@@ -91,6 +110,30 @@ final class JournalCommands: @unchecked Sendable {
     }
   }
 
+  /// Gives up a range of a generation, durably: of the newest one, unless the request names another.
+  private func release(_ request: AdminRequest) throws(ServiceError) {
+    let (name, range) = (try request.string("disk"), try Self.range(request))
+    let hasName = request.arguments["generation"] != nil
+    let generation = hasName ? try request.string("generation") : Journal.liveName
+    try reportingJournalErrors { () throws(JournalError) in
+      try journal.generation(of: name, named: generation).release(range).wake()
+      try journal.flush()
+    }
+  }
+
+  private static func range(_ request: AdminRequest) throws(ServiceError) -> ByteRange {
+    let (offset, length) = (try request.string("offset"), try request.string("length"))
+    guard let start = ByteCount.parse(offset), let count = ByteCount.parse(length), count > 0 else {
+      throw .usage(
+        "release \(offset) \(length): an offset and a length in bytes are needed, such as 0 and 64K")
+    }
+    guard start % Sector.byteCount == 0, count % Sector.byteCount == 0 else {
+      throw .usage(
+        "release \(offset) \(length): what is released is whole sectors of \(Sector.byteCount) bytes")
+    }
+    return ByteRange(offset: start, count: count)
+  }
+
   /// Opens a generation: a full one, unless the request says otherwise.
   private func begin(_ request: AdminRequest) throws(ServiceError) -> JSONValue {
     let disk = try request.string("disk")
@@ -106,6 +149,7 @@ final class JournalCommands: @unchecked Sendable {
     if request.arguments["tag"] != nil { wanted.tag = try request.string("tag") }
     let request = wanted
     let begun = try reportingJournalErrors { () throws(JournalError) in try journal.begin(disk, request) }
+    try onBegin(begun)
     return ["number": .integer(Int64(begun.generationNumber))]
   }
 

@@ -32,6 +32,16 @@ package struct ServeArguments: Sendable {
   package var whenFull: String?
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
+  /// `--allow-release`.
+  package var allowRelease = false
+  /// `--read-once`.
+  package var readOnce = false
+  /// `--quota`, with or without a suffix such as G.
+  package var quota: String?
+  /// `--keep`.
+  package var keep: String?
+  /// `--keep-only`, in order.
+  package var keepOnly: [String] = []
   /// `--pid-file`.
   package var pidFile: String?
   /// `--log-level`.

@@ -27,6 +27,10 @@ package struct ServeConfiguration: Sendable {
   package var adminPath: String
   /// The shell command to run, if one was given.
   package var command: String?
+  /// What readers of views may do.
+  var rules: ViewRules
+  /// What of disks is wanted; at most one a disk.
+  package var interests: [InterestSpecification]
   /// How the journal is opened.
   package var journal: JournalOptions
   /// Where the process id is written, if anywhere.
@@ -64,6 +68,8 @@ package struct ServeConfiguration: Sendable {
       throw .usage("the address \(twice) is given twice; each socket needs its own")
     }
     command = arguments.run
+    rules = ViewRules(allowRelease: arguments.allowRelease, isReadOnce: arguments.readOnce)
+    interests = try Self.parseInterests(arguments.keepOnly)
     pidFile = arguments.pidFile.map { AbsolutePath.of($0, in: currentDirectory) }
     logLevel = try Self.parseLogLevel(arguments.logLevel)
     maximumConnections = try Self.parseMaximumConnections(arguments.maximumConnections)
@@ -98,6 +104,18 @@ package struct ServeConfiguration: Sendable {
       sources.append(source)
     }
     return sources
+  }
+
+  private static func parseInterests(_ texts: [String]) throws(ServiceError) -> [InterestSpecification] {
+    var interests: [InterestSpecification] = []
+    for text in texts {
+      let interest = try InterestSpecification(parsing: text)
+      guard !interests.contains(where: { $0.disk == interest.disk }) else {
+        throw .usage("--keep-only \(text): what to keep of the disk \(interest.disk) is said already")
+      }
+      interests.append(interest)
+    }
+    return interests
   }
 
   private static func parseAddresses(
@@ -175,10 +193,30 @@ package struct ServeConfiguration: Sendable {
       }
       options.stallBudgetNanoseconds = milliseconds * 1_000_000
     }
+    options.quota = try parseQuota(arguments.quota)
+    options.keptGenerations = try parseKept(arguments.keep)
     if let text = arguments.readTimeout {
       options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
     }
     return options
+  }
+
+  /// What the journal may take on disk; nil: what there is.
+  static func parseQuota(_ text: String?) throws(ServiceError) -> Quota? {
+    guard let text else { return nil }
+    guard let byteCount = ByteCount.parse(text), let quota = Quota(byteCount: byteCount) else {
+      throw .usage("--quota \(text): a number of bytes from 64M upwards is needed, such as 10G")
+    }
+    return quota
+  }
+
+  /// How many sealed generations are kept; nil: all.
+  static func parseKept(_ text: String?) throws(ServiceError) -> Int? {
+    guard let text else { return nil }
+    guard let count = Int(text), (1...1_000_000).contains(count) else {
+      throw .usage("--keep \(text): a number of generations from 1 upwards is needed")
+    }
+    return count
   }
 
   /// Seconds with an optional fraction (`30`, `0.5`), in nanoseconds; at most a year and a bit.

@@ -41,12 +41,18 @@ package final class Daemon {
     }
 
     let stop = StopRequest()
-    let commands = JournalCommands(journal, stop: stop)
+    let interests = InterestSets(configuration.interests, log: log.forJournal)
+    let commands = JournalCommands(journal, stop: stop) { disk throws(ServiceError) in
+      try interests.apply(to: disk)
+    }
     var admin: AdminServer?
     var outcome: Result<Int32, ServiceError>
     do throws(ServiceError) {
       try SessionResolution(journal, log).run(except: nil)
       let disks = try openDisks(of: journal)
+      try interests.check(disks)
+      try reportingJournalErrors { () throws(JournalError) in try journal.applyRetention() }
+      for disk in disks { try interests.apply(to: disk) }
       let server = try AdminServer(path: configuration.adminPath, log: log) {
         request throws(ServiceError) in try commands.run(request)
       }
@@ -58,6 +64,8 @@ package final class Daemon {
     TerminationSignals.endAtOnceFromNowOn()
     admin?.stopAccepting()
     commands.close()
+    journal.stopWaiting()
+    interests.stop()
     do throws(JournalError) {
       try journal.close()
     } catch {
@@ -110,7 +118,8 @@ package final class Daemon {
     let sources = try DiskSources(
       configuration.sources, monitor: configuration.monitor, disks: disks, log: log.forJournal)
     let server = JournalServer(
-      journal, maximumConnections: configuration.maximumConnections, tls: tls, log: log)
+      journal, maximumConnections: configuration.maximumConnections, tls: tls, rules: configuration.rules,
+      log: log)
     defer {
       journal.stopWaiting()
       sources.interrupt()

@@ -9,14 +9,16 @@ struct JournalServer {
   private let views: JournalExports
 
   /// A server of `journal` that listens nowhere yet.
-  init(_ journal: Journal, maximumConnections: Int, tls: TLSSettings? = nil, log: Logger) {
+  init(
+    _ journal: Journal, maximumConnections: Int, tls: TLSSettings? = nil, rules: ViewRules, log: Logger
+  ) {
     var options = ServerOptions()
     options.connectionsMax = maximumConnections
     options.tls = tls
     server = Server(options: options, log: log.forServer)
     let streams = Streams(log: log.forJournal)
-    everything = JournalExports(journal: journal, showsIngest: true, streams: streams)
-    views = JournalExports(journal: journal, showsIngest: false, streams: streams)
+    everything = JournalExports(journal: journal, showsIngest: true, streams: streams, rules: rules)
+    views = JournalExports(journal: journal, showsIngest: false, streams: streams, rules: rules)
   }
 
   /// Serves the exports (`viewsOnly`: the views) at `address`, replacing the socket that a dead process left

@@ -67,6 +67,8 @@ package final class SessionEngine {
     options.adminAddress = "unix:" + plan.adminSocket
     options.whenFull = WhenFull(rawValue: plan.whenFull) ?? .taint
     options.stallBudgetNanoseconds = plan.stallBudgetMilliseconds * 1_000_000
+    options.quota = plan.quotaBytes.flatMap { Quota(byteCount: $0) }
+    options.keptGenerations = plan.keptGenerations
     // A guest waits for its writes: what the ring lost is told by the taint, and does not keep them waiting.
     options.acceptLoss = true
     return try reportingJournalErrors { () throws(JournalError) in
@@ -109,7 +111,8 @@ package final class SessionEngine {
     _ disks: [Disk], of journal: Journal, _ link: ParentLink, _ admin: inout AdminServer?
   ) throws(ServiceError) -> Int32 {
     let sources = SessionSources(plan, disks, log)
-    let server = JournalServer(journal, maximumConnections: 4096, log: log)
+    let server = JournalServer(
+      journal, maximumConnections: 4096, rules: ViewRules(isReadOnce: plan.isReadOnce), log: log)
     defer {
       journal.stopWaiting()
       sources.end("the session is over")

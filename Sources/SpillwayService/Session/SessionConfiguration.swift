@@ -27,6 +27,12 @@ package struct SessionArguments: Sendable {
   package var speed: String?
   /// `--when-full`.
   package var whenFull: String?
+  /// `--quota`.
+  package var quota: String?
+  /// `--keep`.
+  package var keep: String?
+  /// `--read-once`.
+  package var readOnce = false
   /// `--stall-budget`, in milliseconds.
   package var stallBudget: String?
   /// `--monitor-timeout`, in seconds.
@@ -55,6 +61,9 @@ package struct SessionConfiguration: Sendable {
   var generation: String
   var whenFull: WhenFull
   var stallBudgetMilliseconds: UInt64
+  var quota: Quota?
+  var keptGenerations: Int?
+  var isReadOnce: Bool
   /// How long to wait for the monitor's greeting, in milliseconds.
   var monitorTimeoutMilliseconds: UInt64
   /// Bytes a second that each job of a backup may copy; 0 is as many as it can.
@@ -104,6 +113,9 @@ package struct SessionConfiguration: Sendable {
       try arguments.name.map { text throws(ServiceError) in
         try DiskSpecification.checkedName(text, context: "--name \(text)")
       } ?? (purpose == .inspect ? "inspect-\(moment)" : moment)
+    quota = try ServeConfiguration.parseQuota(arguments.quota)
+    keptGenerations = try ServeConfiguration.parseKept(arguments.keep)
+    isReadOnce = arguments.readOnce
     whenFull = try Self.parse(arguments.whenFull, "--when-full", "stall, enospc or taint") ?? .taint
     // A guest that waits longer for a write than this gives up its disk sooner or later. A backup fails when it is over, so
     // that it is worth waiting for a disk that is merely slow.

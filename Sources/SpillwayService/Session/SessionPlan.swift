@@ -32,6 +32,12 @@ package struct SessionPlan: Codable, Sendable {
   package var whenFull: String
   /// How long a write may wait for room before it is dropped, and for an engine that is started again.
   package var stallBudgetMilliseconds: UInt64
+  /// What the journal may take on disk, in bytes; nil: what there is.
+  package var quotaBytes: UInt64?
+  /// How many sealed generations of each disk are kept; nil: all.
+  package var keptGenerations: Int?
+  /// Whether what a view has shown is released.
+  package var isReadOnce = false
   /// Bytes a second that each job may copy; 0 is as many as it can.
   package var bytesPerSecond: Int64 = 0
   /// What the engine logs, as a word of Logger.Level.

@@ -51,6 +51,9 @@ struct SessionPlanner {
       foreignServer: configuration.nbdServer, disks: disks, whenFull: configuration.whenFull.rawValue,
       stallBudgetMilliseconds: configuration.stallBudgetMilliseconds,
       logLevel: configuration.logLevel.rawValue)
+    plan.quotaBytes = configuration.quota?.byteCount
+    plan.keptGenerations = configuration.keptGenerations
+    plan.isReadOnce = configuration.isReadOnce
     plan.bytesPerSecond = configuration.bytesPerSecond
     return plan
   }

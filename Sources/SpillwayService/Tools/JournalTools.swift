@@ -60,9 +60,62 @@ package struct JournalTools: Sendable {
     }
   }
 
-  private static func checkName(_ name: String) throws(ServiceError) {
+  private static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
     let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
-    for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "replay \(name)") }
+    for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "\(command) \(name)") }
+  }
+
+  /// `spillway map`: what each run of `NAME` or `NAME@GENERATION` is, in lines to `print`; `asPicture` as one picture.
+  package func map(
+    _ name: String, asJSON: Bool, asPicture: Bool, _ print: (String) -> Void
+  ) throws(ServiceError) {
+    try Self.checkName(name, command: "map")
+    let reader = try settledReader()
+    var runs: [MappedExtent] = []
+    let byteCount = try reportingJournalErrors { () throws(JournalError) in
+      try reader.forEachState(of: name) { run in
+        if asPicture { runs.append(run) } else { print(asJSON ? MapText.json(run) : MapText.line(run)) }
+      }
+    }
+    guard asPicture else { return }
+    var picture = MapText.Picture(byteCount: byteCount)
+    for run in runs { picture.add(run) }
+    print(picture.text)
+  }
+
+  /// `spillway log`: every record, of one disk if `disk` names one, in lines to `print`.
+  package func log(disk: String?, asJSON: Bool, _ print: (String) -> Void) throws(ServiceError) {
+    if let disk { _ = try DiskSpecification.checkedName(disk, context: "log \(disk)") }
+    let reader = try settledReader()
+    if !asJSON { print(LogText.heading) }
+    var failure: ServiceError?
+    try reportingJournalErrors { () throws(JournalError) in
+      try RecordLog.forEach(in: reader, disk: disk) { record in
+        do throws(ServiceError) { print(asJSON ? try LogText.json(record) : LogText.line(record)) } catch {
+          failure = failure ?? error
+        }
+      }
+    }
+    if let failure { throw failure }
+  }
+
+  /// `spillway compact`: gives back everything that nobody needs; through the daemon, or by opening the journal.
+  /// Returns what to print.
+  package func compact() throws(ServiceError) -> String {
+    let report: UpkeepReport
+    if let daemon = try connect() {
+      report = try daemon.execute("compact").decoded(as: UpkeepReport.self)
+    } else {
+      report = try whileOpen { (journal) throws(JournalError) in try journal.upkeep() }
+    }
+    let freed = "\(report.unlinkedSegments) segments removed, \(ByteCount.text(report.punchedBytes)) punched"
+    let moved = "\(report.compactedSegments) compacted, \(ByteCount.text(report.writtenBytes)) written for it"
+    let later =
+      report.postponements > 0 ? "; some space is kept for another process that reads the journal" : ""
+    let status = try openReader()
+    let now = try reportingJournalErrors { () throws(JournalError) in try status.status() }
+    return
+      "\(freed), \(moved)\(later); segments take \(ByteCount.text(now.segmentBytes)), the index \(ByteCount.text(now.indexBytes))\n"
   }
 
   /// `spillway verify`: whether everything that the index points to is there and is what was sealed.
@@ -118,12 +171,26 @@ package struct JournalTools: Sendable {
 
   /// Opens the journal as its owner and closes it again: that brings what the spool holds into the segments.
   private func recover() throws(ServiceError) {
+    try whileOpen { _ in }
+  }
+
+  /// Opens the journal as its owner, calls `body`, and closes it again.
+  private func whileOpen<Result>(
+    _ body: (Journal) throws(JournalError) -> Result
+  ) throws(ServiceError) -> Result {
     var options = JournalOptions()
     options.spoolByteCount = ServeConfiguration.spoolByteCountMin
     let journal = try reportingJournalErrors { () throws(JournalError) in
       try Journal.open(directory.path, options: options, log: log.forJournal)
     }
-    try reportingJournalErrors { () throws(JournalError) in try journal.close() }
+    do throws(ServiceError) {
+      let result = try reportingJournalErrors { () throws(JournalError) in try body(journal) }
+      try reportingJournalErrors { () throws(JournalError) in try journal.close() }
+      return result
+    } catch {
+      journal.abandon()
+      throw error
+    }
   }
 
   private func openReader() throws(ServiceError) -> JournalReader {

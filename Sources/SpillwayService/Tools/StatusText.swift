@@ -31,7 +31,21 @@ package enum StatusText {
     let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
     let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
     let rows = [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
-    return rows + source(status)
+    return rows + space(status) + source(status)
+  }
+
+  /// What is left, once it is bounded or about to be.
+  private static func space(_ status: JournalStatus) -> [(String, String)] {
+    guard let available = status.availableBytes, status.quotaBytes != nil || status.secondsToFull != nil
+    else {
+      return []
+    }
+    var text = "\(ByteCount.text(available)) left for writers"
+    if let quota = status.quotaBytes { text += ", quota \(ByteCount.text(quota))" }
+    if let seconds = status.secondsToFull {
+      text += ", full in \(DurationText.span(nanoseconds: min(seconds, 10_000_000_000) * 1_000_000_000))"
+    }
+    return [("space", text)]
   }
 
   /// Where reads got their bytes, once a source was asked.
@@ -53,6 +67,7 @@ package enum StatusText {
 
   private static func written(_ status: JournalStatus) -> String {
     var text = "\(ByteCount.text(status.writtenBytes)), zeroed \(ByteCount.text(status.zeroedBytes))"
+    if status.releasedBytes > 0 { text += ", released \(ByteCount.text(status.releasedBytes))" }
     text += ", stored \(ByteCount.text(status.storedBytes))"
     if status.writtenBytes > 0 {
       let percent = Double(status.storedBytes) / Double(status.writtenBytes) * 100

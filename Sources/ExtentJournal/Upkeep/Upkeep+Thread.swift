@@ -1,0 +1,95 @@
+internal import Bytes
+internal import Threads
+
+// Upkeep in the background: a thread that looks every two seconds whether the index has gone on, and if so does what there is to
+// do. Freeing is cheap and always done; copying takes at most a quarter of the time while a stream comes in, and all of it
+// when nothing comes or space is short. When nothing comes it also brings the index up to date, which nobody else does before
+// twenty seconds have passed: what was trimmed is given back within seconds.
+
+extension Upkeep {
+  func start() throws(JournalError) {
+    guard everyNanoseconds != nil else { return }
+    guard let thread = WorkerThread(name: "upkeep", isBackground: true, { self.loop() }) else {
+      throw JournalError(.failed, "no thread left for upkeep; raise the limit on processes")
+    }
+    self.thread = thread
+  }
+
+  /// Whoever works stops after the step that it is in, nobody begins, and the thread ends.
+  func end() {
+    lock.withLock {
+      isStopping = true
+      ended.broadcast()
+    }
+    ledger.lock.withLock { ledger.progress.broadcast() }
+    thread?.join()
+    thread = nil
+  }
+
+  private func loop() {
+    var seen: UInt64?
+    var saidWhy: String?
+    while waitForTick() {
+      do throws(JournalError) {
+        if ledger.lock.withLock({ ledger.pending.isEmpty && ledger.activeCount > 0 }) { try indexer.run() }
+        let version = ledger.lock.withLock { ledger.indexVersion }
+        let isIdle = ledger.lock.withLock { ledger.pending.isEmpty && ledger.activeCount == 0 }
+        guard version != seen || isIdle && hasColdSegments else { continue }
+        let before = doneSoFar.postponements
+        _ = try run(yields: true, recompresses: isIdle)
+        // What could not be freed since somebody reads is tried again.
+        seen = doneSoFar.postponements == before ? version : nil
+        saidWhy = nil
+      } catch {
+        if shouldStop { return }
+        if error.kind != .closing, saidWhy != error.message { log(.warning, "upkeep: \(error.message)") }
+        saidWhy = error.message
+      }
+    }
+  }
+
+  /// Whether a segment has become cold that was not recompressed.
+  private var hasColdSegments: Bool {
+    let now = WallClock.nanoseconds()
+    guard now >= nextColdLook else { return false }
+    nextColdLook = now + limits.coldNanoseconds / 10
+    return true
+  }
+
+  /// False at the end.
+  private func waitForTick() -> Bool {
+    let until = MonotonicClock.nanoseconds() + (everyNanoseconds ?? .max / 2)
+    return lock.withLock {
+      while !isStopping, MonotonicClock.nanoseconds() < until { _ = ended.wait(until: until) }
+      return !isStopping
+    }
+  }
+
+  /// After a group that took since `begun`: waits three times as long while a stream comes in, so that copying takes no more
+  /// than a quarter of the disk and of a processor. Not when space is short.
+  func pauseForIngest(since begun: UInt64) {
+    guard yieldsToIngest else { return }
+    let now = MonotonicClock.nanoseconds()
+    let until = now + 3 * (now - begun)
+    ledger.lock.withLock {
+      while !ledger.pending.isEmpty, ledger.stall == nil, ledger.failure == nil, !ledger.isClosing,
+        MonotonicClock.nanoseconds() < until
+      {
+        _ = ledger.progress.wait(until: until)
+      }
+    }
+  }
+
+  /// Ends the open segment when nothing comes in and more than half of what it holds is dead, so that it can be freed like
+  /// any other.
+  func sealIdleSegment() throws(JournalError) {
+    let (open, isIdle) = ledger.lock.withLock {
+      (ledger.indexed, ledger.pending.isEmpty && ledger.published == ledger.indexed && ledger.failure == nil)
+    }
+    guard isIdle, open.offset >= limits.sealedBytesMin else { return }
+    let live = try indexer.inTurn { (tables) throws(JournalError) in try liveSums(tables)[open.segment] }
+    guard let live, UInt64(live?.kibibytes ?? 0) * 1024 * 2 < open.offset else { return }
+    try spiller.sealWhenIdle()
+    try indexer.run()
+  }
+}
