@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import NBDProtocol
 import NBDServer
 import Testing
 
