@@ -20,9 +20,10 @@ enum SourceTree {
       return FileManager.default.enumerator(atPath: "\(root)/\(place)")?.compactMap { $0 as? String }
         .map { "\(place)/\($0)" } ?? []
     }
-    return try found.sorted().filter { !isFolder($0) && !$0.contains("/Golden/") }.map { path in
-      SourceFile(path: path, text: try String(contentsOfFile: "\(root)/\(path)", encoding: .utf8))
-    }
+    return try found.sorted().filter { !isFolder($0) && !$0.contains("/Golden/") && !$0.contains("/Corpus/") }
+      .map { path in
+        SourceFile(path: path, text: try String(contentsOfFile: "\(root)/\(path)", encoding: .utf8))
+      }
   }
 
   private static func isFolder(_ place: String) -> Bool {
