@@ -12,7 +12,7 @@ enum SourceTree {
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().path
 
-  /// Everything below these folders or at these paths, by path; golden files are bytes, not text.
+  /// Everything below these folders or at these paths, by path; golden files and what fuzzers start from are bytes, not text.
   static func files(_ places: String...) throws -> [SourceFile] {
     let found = try places.flatMap { place in
       try #require(FileManager.default.fileExists(atPath: "\(root)/\(place)"), "\(place) is gone")
@@ -20,10 +20,12 @@ enum SourceTree {
       return FileManager.default.enumerator(atPath: "\(root)/\(place)")?.compactMap { $0 as? String }
         .map { "\(place)/\($0)" } ?? []
     }
-    return try found.sorted().filter { !isFolder($0) && !$0.contains("/Golden/") && !$0.contains("/Corpus/") }
-      .map { path in
-        SourceFile(path: path, text: try String(contentsOfFile: "\(root)/\(path)", encoding: .utf8))
-      }
+    let texts = found.sorted().filter { path in
+      !isFolder(path) && !["/Golden/", "/Corpus/"].contains { path.contains($0) }
+    }
+    return try texts.map { path in
+      SourceFile(path: path, text: try String(contentsOfFile: "\(root)/\(path)", encoding: .utf8))
+    }
   }
 
   private static func isFolder(_ place: String) -> Bool {
