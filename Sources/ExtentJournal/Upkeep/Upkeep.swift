@@ -108,6 +108,9 @@ final class Upkeep: @unchecked Sendable {
         if recompresses, try recompressOne() { continue }
         break
       }
+      if !isCancelled(), !shouldStop, indexer.compactIndex(byteCountMin: limits.indexBytesMin) {
+        note { $0.indexCompactions += 1 }
+      }
       return doneSoFar.since(before)
     }
   }
@@ -435,6 +438,7 @@ extension UpkeepReport {
     report.movedRecords -= before.movedRecords
     report.writtenBytes -= before.writtenBytes
     report.postponements -= before.postponements
+    report.indexCompactions -= before.indexCompactions
     return report
   }
 }
