@@ -134,6 +134,30 @@ package final class LMDBEnvironment: @unchecked Sendable {
     return unsafe LMDBReadTransaction(environment: self, handle: handle!)
   }
 
+  /// Bytes of the pages that hold something of `databases`, as of the last commit; the rest of the file is free, but for a few
+  /// pages of LMDB's own.
+  package func liveByteCount(_ databases: [LMDBDatabase]) throws(LMDBError) -> UInt64 {
+    let reader = try beginRead()
+    defer { reader.reset() }
+    var pages = 0
+    for database in databases { pages += try reader.pageCount(database) }
+    var status = MDB_stat()
+    unsafe mdb_env_stat(environment, &status)
+    return UInt64(pages) * UInt64(status.ms_psize)
+  }
+
+  /// Writes the last commit, without what is free, into the empty directory `path`, durably.
+  package func copyCompacted(to path: String) throws(LMDBError) {
+    try unsafe check("mdb_env_copy2", mdb_env_copy2(environment, path, UInt32(MDB_CP_COMPACT)))
+    guard let stream = unsafe fopen("\(path)/data.mdb", "r+e") else {
+      throw LMDBError(operation: "open \(path)/data.mdb", code: errno)
+    }
+    // SAFETY: the stream is open until here and closed once.
+    defer { unsafe fclose(stream) }
+    guard unsafe fsync(fileno(stream)) == 0 else { throw LMDBError(operation: "fsync", code: errno) }
+    unsafe fchmod(fileno(stream), 0o600)
+  }
+
   /// Bytes of the file in use: pages times page size.
   package func usedByteCount() -> UInt64 {
     var info = unsafe MDB_envinfo()

@@ -17,7 +17,7 @@ package protocol LMDBTransaction: ~Copyable {
 package final class LMDBReadTransaction: LMDBTransaction, @unchecked Sendable {
   // Sendable: MDB_NOTLS frees a read transaction from its thread; whoever took it from the pool uses it alone.
   private let environment: LMDBEnvironment
-  private let handle: OpaquePointer
+  fileprivate let handle: OpaquePointer
 
   init(environment: LMDBEnvironment, handle: OpaquePointer) {
     self.environment = environment
@@ -48,6 +48,15 @@ package final class LMDBReadTransaction: LMDBTransaction, @unchecked Sendable {
   /// How deep the tree of `database` is (0: empty, 1: one leaf) and how many of its pages are branches.
   package func shape(_ database: LMDBDatabase) throws(LMDBError) -> (depth: Int, branchPages: Int) {
     try unsafe shapeOf(handle, database)
+  }
+}
+
+extension LMDBReadTransaction {
+  /// How many pages `database` has.
+  func pageCount(_ database: LMDBDatabase) throws(LMDBError) -> Int {
+    var status = MDB_stat()
+    try unsafe check("mdb_stat", mdb_stat(handle, database.handle, &status))
+    return Int(status.ms_branch_pages + status.ms_leaf_pages + status.ms_overflow_pages)
   }
 }
 

@@ -245,6 +245,55 @@ import Threads
   }
 }
 
+@Suite struct IndexCompactionTests {
+  @Test("an index of which most is free is made small while the journal is read, and says the same")
+  func halfFree() throws {
+    let fixture = try JournalFixture()
+    fixture.host.upkeepLimits.indexBytesMin = 128 << 10
+    try fixture.close()
+    try fixture.open()
+    let count: UInt64 = 6000
+    let stride: UInt64 = 1 << 20
+    try fixture.makeDisk("d", byteCount: count * stride, mode: .device)
+    for index in 0..<count {
+      try fixture.disk.write([UInt8](repeating: UInt8(index % 255) + 1, count: 512), at: index * stride)
+    }
+    try fixture.journal.checkpoint()
+    let before = try fixture.journal.status().indexBytes
+    try fixture.disk.trim(ByteRange(offset: 100 * stride, count: (count - 100) * stride), durable: false)
+      .wake()
+    let isDone = Flag()
+    let disk = fixture.disk
+    let failures = JournalFixture.Messages()
+    let reader = try #require(
+      WorkerThread(name: "reader") {
+        var index: UInt64 = 0
+        while !isDone.isSet {
+          index = (index + 7) % 100
+          let outcome = Result { try disk.bytes(ByteRange(offset: index * stride, count: 1024)) }
+          switch outcome {
+          case .success(let bytes):
+            if bytes[0] != UInt8(index % 255) + 1 || bytes[1023] != 0 { failures.add("block \(index)") }
+          case .failure(let error): failures.add("\(error)")
+          }
+        }
+      })
+    let done = try fixture.journal.upkeep()
+    isDone.set()
+    reader.join()
+    #expect(failures.all.isEmpty, "\(failures.all.prefix(3))")
+    let after = try fixture.journal.status().indexBytes
+    print("index: \(before) bytes, then \(after)")
+    #expect(done.indexCompactions == 1 && after * 3 < before)
+    #expect(try fixture.journal.livenessFlaw() == nil)
+    for index in [0, 99, 100, count - 1] {
+      let bytes = try disk.bytes(ByteRange(offset: index * stride, count: 512))
+      #expect(bytes.allSatisfy { $0 == (index < 100 ? UInt8(index % 255) + 1 : 0) }, "block \(index)")
+    }
+    #expect(try fixture.journal.upkeep().indexCompactions == 0)
+  }
+}
+
 /// Bytes that one thread finds for another.
 private final class Outcome: @unchecked Sendable {
   // Sendable: guarded by `lock`.

@@ -208,6 +208,31 @@ final class Index: @unchecked Sendable {
     }
   }
 
+  /// Puts a copy without free pages in the place of the tables, if they take more than `byteCountMin` and more than half of that
+  /// is free: LMDB never gives a page back. False when there was nothing to do. While nobody commits.
+  func compact(byteCountMin: UInt64) throws(JournalError) -> Bool {
+    let old = current
+    let used = old.usedByteCount
+    guard used > byteCountMin else { return false }
+    do throws(LMDBError) {
+      guard try old.liveByteCount() * 2 < used else { return false }
+    } catch {
+      throw JournalError(error)
+    }
+    do throws(FileError) { try directory.makeBeside() } catch { throw JournalError(error) }
+    let new: IndexTables
+    do throws(LMDBError) {
+      try old.environment.copyCompacted(to: directory.besidePath)
+      new = try Self.open(directory.besidePath, settings)
+    } catch {
+      throw JournalError(error)
+    }
+    // Somebody may have found the old ones wanting, and then their copy is no better.
+    guard !isAbandoned else { return false }
+    try replace(by: new)
+    return true
+  }
+
   /// An attempt to make new tables has failed: who waits is told why.
   func rebuildFailed(_ error: JournalError) {
     lock.withLock {

@@ -62,6 +62,11 @@ package final class IndexTables: @unchecked Sendable {
 
   var usedByteCount: UInt64 { environment.usedByteCount() }
 
+  /// Bytes of the pages that are not free.
+  func liveByteCount() throws(LMDBError) -> UInt64 {
+    try environment.liveByteCount([meta, disks, generations, map, ranges, sweeps, frames, segments])
+  }
+
   // MARK: - Reading
 
   func withReader<Result>(

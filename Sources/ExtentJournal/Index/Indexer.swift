@@ -109,6 +109,22 @@ final class Indexer: @unchecked Sendable {
     }
   }
 
+  /// Shrinks the index, if it is worth it. What goes wrong is logged: the index in use is as good as before.
+  func compactIndex(byteCountMin: UInt64) -> Bool {
+    turn.withLock {
+      guard !index.isAbandoned else { return false }
+      let before = index.usedByteCount
+      do throws(JournalError) {
+        guard try index.compact(byteCountMin: byteCountMin) else { return false }
+        log(.info, "the index takes \(index.usedByteCount >> 10) KiB instead of \(before >> 10)")
+        return true
+      } catch {
+        log(.warning, "the index cannot be made smaller: \(error.message)")
+        return false
+      }
+    }
+  }
+
   /// Removes some stale rows; false when there are none left.
   func sweepSome() throws(JournalError) -> Bool {
     try turn.withLock { () throws(JournalError) in

@@ -36,6 +36,8 @@ package struct UpkeepReport: Codable, Sendable, Equatable {
   package var movedRecords: UInt64 = 0
   /// Bytes that were written to segments of moved data.
   package var writtenBytes: UInt64 = 0
+  /// How often the index was copied to leave its free pages behind.
+  package var indexCompactions: UInt64 = 0
   /// How often something could not be freed since somebody reads the journal from another process.
   package var postponements: UInt64 = 0
 

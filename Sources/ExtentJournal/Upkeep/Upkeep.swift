@@ -111,6 +111,9 @@ final class Upkeep: @unchecked Sendable {
         if recompresses, try recompressOne() { continue }
         break
       }
+      if !isCancelled(), !shouldStop, indexer.compactIndex(byteCountMin: limits.indexBytesMin) {
+        note { $0.indexCompactions += 1 }
+      }
       return doneSoFar.since(before)
     }
   }
@@ -439,6 +442,7 @@ extension UpkeepReport {
     report.movedRecords -= before.movedRecords
     report.writtenBytes -= before.writtenBytes
     report.postponements -= before.postponements
+    report.indexCompactions -= before.indexCompactions
     return report
   }
 }

@@ -12,6 +12,8 @@ package struct UpkeepLimits: Sendable {
   package var overheadBytes: UInt64 = 32 << 10
   /// What the journal may take beside a quarter more than what is live before more than half dead segments are compacted.
   package var slackBytes: UInt64 = 16 << 20
+  /// The smallest index that is copied when more than half of it is free.
+  package var indexBytesMin: UInt64 = 4 << 20
   /// How old a segment is, in nanoseconds, before its frames are joined and compressed harder.
   package var coldNanoseconds: UInt64 = 600_000_000_000
   /// The smallest open segment that is ended, when it is idle and more than half of it is dead.
