@@ -46,7 +46,8 @@ extension EndToEnd {
     func mapAndLog() throws {
       let daemon = try SpillwayDaemon(journal: journal, disks: ["vda=1M,mode=snapshot"], in: directory)
       try LibNBD.run(
-        "h.pwrite(b'a' * 65536, 0); h.zero(65536, 65536, nbd.CMD_FLAG_NO_HOLE); h.flush()", daemon.ingestURI("vda"))
+        "h.pwrite(b'a' * 65536, 0); h.zero(65536, 65536, nbd.CMD_FLAG_NO_HOLE); h.flush()",
+        daemon.ingestURI("vda"))
       try daemon.control("release", "vda", "32K", "32K")
       let expected = [
         Run(offset: 0, length: 32768, state: "data"), Run(offset: 32768, length: 32768, state: "released"),
