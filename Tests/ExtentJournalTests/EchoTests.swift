@@ -92,13 +92,13 @@ private func check(_ fixture: JournalFixture, damaged: [String: Set<UInt64>], _ 
     try check(fixture, damaged: ["a": [3]], "read again")
   }
 
-  private func layer(_ generation: UInt32) -> LayerKey {
+  private func key(_ generation: UInt32) -> LayerKey {
     LayerKey(disk: DiskID(number: 1), generation: GenerationID(number: generation))
   }
 
   @Test("the echo agrees with the frame's own disk and sectors only, and with no older generation")
   func echo() {
-    let (older, layer, newer) = (self.layer(1), self.layer(2), self.layer(3))
+    let (older, layer, newer) = (key(1), key(2), key(3))
     let header = FrameHeader(
       codec: .raw, level: 0, layer: layer, storedByteCount: 40 * 512, payloadChecksum: 0,
       extents: [(100, 16), (116, 8), (300, 16)].map {
