@@ -110,6 +110,13 @@ private final class IndexHistory {
   /// Of the wide disk only single sectors are written: each with one byte, again and again.
   private(set) var wide: [UInt64: UInt8] = [:]
 
+  /// Old states of the index are opened over the segments of the end: nothing may be freed.
+  static let host = {
+    var host = JournalHost()
+    host.upkeepEveryNanoseconds = nil
+    return host
+  }()
+
   static let narrowSectors = 4096
   static let wideRegions: UInt64 = 4200
   var path: String { directory.file("j") }
@@ -123,7 +130,7 @@ private final class IndexHistory {
 
   func run() throws -> [FileEvent] {
     write_recorder_start("\(path)/index/data.mdb")
-    var journal: Journal! = try Journal.open(path, options: options, log: { _, _ in })
+    var journal: Journal! = try Journal.open(path, options: options, host: Self.host, log: { _, _ in })
     states.append((0, IndexState()))
     write_recorder_mark(0)
     let narrowDisk = try journal.disk("narrow", byteCount: narrow.byteCount, mode: .device)
@@ -276,7 +283,7 @@ private struct IndexExaminer {
     try store(file, in: path)
     var options = history.options
     options.spoolDirectory = directory.path
-    let journal = try Journal.open(path, options: options, log: { _, _ in })
+    let journal = try Journal.open(path, options: options, host: IndexHistory.host, log: { _, _ in })
     defer { journal.abandon() }
     let narrow = try journal.disk("narrow", byteCount: nil, mode: nil)
     let wide = try journal.disk("wide", byteCount: nil, mode: nil)

@@ -170,8 +170,12 @@ final class Spiller: @unchecked Sendable {
       handover.broadcast()
       while sealIsWanted {
         if let failure = ledger.failure { throw failure }
-        if isEnding || packerIsDone { return }
-        handover.wait()
+        // A batch that came in between may find no room, and a close must not wait for that.
+        if isEnding || packerIsDone || ledger.isClosing || ledger.stall != nil {
+          sealIsWanted = false
+          return
+        }
+        _ = handover.wait(until: MonotonicClock.nanoseconds() + 100_000_000)
       }
     }
   }
