@@ -50,5 +50,8 @@ struct Compact: ParsableCommand {
 
   @OptionGroup var journal: JournalOption
 
-  func run() throws { print(try journal.tools().compact(), terminator: "") }
+  @Flag(help: "Also compress harder what was compressed in a hurry, without waiting until it is cold.")
+  var recompress = false
+
+  func run() throws { print(try journal.tools().compact(recompressing: recompress), terminator: "") }
 }

@@ -245,6 +245,53 @@ import Threads
   }
 }
 
+/// Goal: upkeep comes to rest, whatever is dead. Method: frames of which a part is overwritten, small ones with many extents too;
+/// how much is written until nothing is left to do is bounded.
+@Suite struct CompactionRestTests {
+  @Test(
+    "compaction comes to rest though frames are dead in part",
+    arguments: [
+      (kept: 5, of: 8, piece: 8192), (kept: 3, of: 4, piece: 4096), (kept: 7, of: 8, piece: 8192),
+      (kept: 2, of: 3, piece: 512),
+    ])
+  func rest(shape: (kept: Int, of: Int, piece: Int)) throws {
+    let fixture = try JournalFixture()
+    fixture.host.segmentBytesMax = 1 << 20
+    fixture.host.upkeepLimits.slackBytes = 0
+    fixture.host.upkeepLimits.compactedBytesMin = 16 << 10
+    fixture.host.upkeepLimits.overheadBytes = 24 << 10
+    try fixture.close()
+    try fixture.open()
+    let size = 8 << 20
+    try fixture.makeDisk("d", byteCount: UInt64(size), mode: .device)
+    var random = SeededGenerator(seed: 7)
+    func write(_ index: Int) throws {
+      // Small pieces shrink, so that their headers are most of what they take.
+      var bytes = [UInt8](repeating: UInt8(index % 251) + 1, count: shape.piece)
+      for place in 0..<(shape.piece > 512 ? shape.piece : 64) {
+        bytes[place] = UInt8.random(in: 0...255, using: &random)
+      }
+      try fixture.disk.write(bytes, at: UInt64(index * shape.piece))
+    }
+    let count = size / shape.piece
+    for index in 0..<count { try write(index) }
+    try fixture.journal.checkpoint()
+    for index in 0..<count where index % shape.of >= shape.kept { try write(index) }
+    try fixture.journal.checkpoint()
+    let first = try fixture.journal.spaceStatus()
+    var looks = 0
+    let done = try fixture.journal.upkeep(
+      isCancelled: {
+        looks += 1
+        return looks > 200
+      })
+    let space = try fixture.journal.spaceStatus()
+    print("\(shape): \(looks) looks, \(done), \(space.liveBytes) live of \(space.segmentBytes)")
+    #expect(looks < 200 && done.writtenBytes < 2 * first.segmentBytes)
+    #expect(try fixture.journal.upkeep().compactedSegments == 0, "there was nothing left to do")
+  }
+}
+
 @Suite struct IndexCompactionTests {
   @Test("an index of which most is free is made small while the journal is read, and says the same")
   func halfFree() throws {

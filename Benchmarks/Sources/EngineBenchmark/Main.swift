@@ -21,6 +21,7 @@ struct EngineBenchmark {
     Benchmark(name: "spill", run: measureSpill),
     Benchmark(name: "reads", run: measureReads),
     Benchmark(name: "open", run: measureOpen),
+    Benchmark(name: "space", run: measureSteadySpace),
     Benchmark(name: "parked", run: measureParked),
   ]
 

@@ -5,8 +5,8 @@ internal import Threads
 // Brings what is published into the index: sync the segments, commit the delta, let go of it in memory (rule A). Then
 // it removes some stale rows and looks whether some rows tell the truth.
 //
-// It runs when memory holds many extents, when 512 MiB of segments lie behind the applied position, when something
-// has waited twenty seconds for durability, and when somebody asks (`run`: replay, close).
+// It runs when memory holds many extents, when a thirty-second of the journal (64 MiB at least, 512 MiB at most) lies behind the
+// applied position (what is overwritten there nobody can free), when something has waited twenty seconds for durability, and when somebody asks (`run`: replay, close).
 //
 // It also builds the index anew when it was abandoned (rule F; Index says why). Then nothing is tried twice in a row: an
 // attempt that fails is repeated after a second, then after two, up to eight: a run also syncs the segments, which must not
@@ -33,7 +33,7 @@ final class Indexer: @unchecked Sendable {
   private var thread: WorkerThread?
 
   private static let extentsMax = 100_000
-  private static let storedBytesMax: UInt64 = 512 << 20
+  private static let storedBytesRange: ClosedRange<UInt64> = 64 << 20...512 << 20
   private static let unsyncedNanosecondsMax: UInt64 = 20_000_000_000
   private static let retryNanosecondsMax: UInt64 = 8_000_000_000
 
@@ -204,13 +204,15 @@ final class Indexer: @unchecked Sendable {
     var saidWhy: String?
     var retryAfter = retryNanoseconds
     var notBefore: UInt64 = 0
-    while let work = waitForWork(&indexedBytes, notBefore: notBefore) {
+    var storedBytesMax = storedBytesDue()
+    while let work = waitForWork(&indexedBytes, storedBytesMax, notBefore: notBefore) {
       if work == .sweep {
         turn.withLock { sweep() }
         continue
       }
       do throws(JournalError) {
         try run()
+        storedBytesMax = storedBytesDue()
         saidWhy = nil
         retryAfter = retryNanoseconds
         notBefore = 0
@@ -227,7 +229,18 @@ final class Indexer: @unchecked Sendable {
 
   private enum Work { case run, sweep }
 
-  private func waitForWork(_ indexedBytes: inout UInt64, notBefore: UInt64) -> Work? {
+  /// How many bytes of segments the index may be behind.
+  private func storedBytesDue() -> UInt64 {
+    let range = Self.storedBytesRange
+    guard case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) else {
+      return range.lowerBound
+    }
+    return min(max(usage.byteCount / 32, range.lowerBound), range.upperBound)
+  }
+
+  private func waitForWork(
+    _ indexedBytes: inout UInt64, _ storedBytesMax: UInt64, notBefore: UInt64
+  ) -> Work? {
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
     while !isEnding, ledger.failure == nil {
@@ -239,7 +252,7 @@ final class Indexer: @unchecked Sendable {
       let stored = ledger.counters.storedBytes
       let due = writer.durability.oldestUnsynced.map { $0 + Self.unsyncedNanosecondsMax }
       let isDue = due.map { $0 <= now } ?? false
-      if isDue || ledger.activeCount >= Self.extentsMax || stored - indexedBytes >= Self.storedBytesMax
+      if isDue || ledger.activeCount >= Self.extentsMax || stored - indexedBytes >= storedBytesMax
         || index.isAbandoned && !ledger.isClosing
       {
         indexedBytes = stored

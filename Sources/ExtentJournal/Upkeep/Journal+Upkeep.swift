@@ -4,14 +4,16 @@ internal import Threads
 
 extension Journal {
   /// Gives back everything that nobody needs: brings the index up to date, frees dead space and compacts, until there is
-  /// nothing more to do or `isCancelled` says so; with `recompresses` what is cold is compressed harder, too. Returns what was done. Blocks; one caller works at a time.
+  /// nothing more to do or `isCancelled` says so; with `recompresses` all that was compressed in a hurry is compressed harder, too,
+  /// however young, unless a stream comes in. Returns what was done. Blocks; one caller works at a time.
   ///
   /// Throws `.noSpace` when what has to be moved first finds no room; the journal is as good as before.
   package func upkeep(
     recompresses: Bool = false, isCancelled: () -> Bool = { false }
   ) throws(JournalError) -> UpkeepReport {
     try checkpoint()
-    return try upkeeper.run(yields: false, recompresses: recompresses, isCancelled: isCancelled)
+    return try upkeeper.run(
+      yields: false, coldNanoseconds: recompresses ? 0 : nil, isCancelled: isCancelled)
   }
 
   /// Counts again what the index counts as live. Nil when it is right, else what is not. Nobody commits meanwhile.

@@ -46,19 +46,22 @@ extension Upkeep {
     return true
   }
 
-  /// The segment with the smallest live part of those of which less than half is live; of all, when the journal takes a
-  /// quarter more than what is live.
+  /// The segment with the smallest live part of those of which less than half is live; of all, when the journal takes more
+  /// than its share above what is live: a quarter while a stream comes in, whose writes cost more than space, else a twelfth.
   private func victim() -> UInt64? {
     let known = usage.values.filter { $0.allocatedBytes > 0 }
     let live = known.reduce(0) { $0 + $1.liveBytes }
     let allocated = known.reduce(0) { $0 + $1.allocatedBytes }
-    let isOver = allocated > live + live / 4 + limits.slackBytes
+    let (share, slack): (UInt64, UInt64) =
+      isBusy && !isShort ? (4, limits.slackBytes) : (12, limits.slackBytes / 4)
+    let isOver = allocated > live + live / share + slack
+    pauseShare = !isOver ? 12 : allocated > live + live / 2 + slack ? 1 : 4
     return usage.filter { number, usage in
       guard usage.liveBytes > 0, usage.allocatedBytes >= limits.compactedBytesMin,
         exhausted[number] != usage.sum
       else { return false }
-      if usage.liveBytes * 2 + limits.overheadBytes < usage.allocatedBytes { return true }
-      return isOver && usage.liveBytes + usage.liveBytes / 4 + limits.overheadBytes < usage.allocatedBytes
+      let kept = usage.keptBytes + limits.overheadBytes
+      return kept + (isOver ? usage.keptBytes / share : usage.keptBytes) < usage.allocatedBytes
     }.min { a, b in
       // a.live / a.allocated < b.live / b.allocated
       let (left, right) = (
@@ -151,7 +154,7 @@ extension Upkeep {
     let sectors = UInt32(UInt64(header.rawByteCount) / Sector.byteCount)
     let live = frame.liveRuns
     let liveCount = live.reduce(0) { $0 + UInt32($1.count) }
-    guard liveCount * 2 < sectors else {
+    guard !Self.copiesWhole(liveSectors: UInt64(liveCount), of: UInt64(sectors)) else {
       let to = mover.add(
         codec: header.codec, level: header.level, layer: header.layer, extents: header.extents, stored: stored
       )
@@ -174,6 +177,9 @@ extension Upkeep {
   }
 
   private static let reencodeLevel: Int32 = 3
+
+  /// Whether a frame is copied as it is stored, with what is dead of it.
+  static func copiesWhole(liveSectors: UInt64, of sectors: UInt64) -> Bool { liveSectors * 2 >= sectors }
 
   /// Writes the group, durably, and puts it in its place (rule C).
   func install(_ group: inout [Relocation]) throws(JournalError) {

@@ -31,30 +31,41 @@ extension Upkeep {
     }
   }
 
-  /// Recompresses one cold segment. False when there is none.
-  func recompressOne() throws(JournalError) -> Bool {
+  /// Recompresses one segment older than `coldNanoseconds`. False when there is none.
+  func recompressOne(
+    olderThan coldNanoseconds: UInt64, _ isCancelled: () -> Bool
+  ) throws(JournalError) -> Bool {
     let now = WallClock.nanoseconds()
     for number in usage.keys.sorted() where !recompressed.contains(number) {
       guard let known = usage[number], known.liveBytes > 0 else { continue }
       guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
-      guard now >= segment.superblock.createdNanoseconds + limits.coldNanoseconds else { continue }
+      guard now >= segment.superblock.createdNanoseconds + coldNanoseconds else { continue }
       recompressed.insert(number)
       guard let frames = try plan(number) else { continue }
-      try recompress(frames)
+      guard try recompress(frames, isCancelled) else {
+        // The rest of it another time.
+        recompressed.remove(number)
+        return false
+      }
       return true
     }
     return false
   }
 
-  private func recompress(_ frames: [Planned]) throws(JournalError) {
+  /// False when something else came first.
+  private func recompress(_ frames: [Planned], _ isCancelled: () -> Bool) throws(JournalError) -> Bool {
     let sorted = frames.filter { !$0.references.isEmpty && $0.header.level < Self.coldLevel }.sorted {
       ($0.header.layer, $0.liveExtents[0].range.start) < ($1.header.layer, $1.liveExtents[0].range.start)
     }
     let most = min(Self.groupBytesMax, max(mover.segmentByteCountMax / 4, AlignedBuffer.alignment))
     var group: [Relocation] = []
     var join = Join()
+    var isWhole = true
     for frame in sorted {
-      if shouldStop || isBusy { break }
+      if shouldStop || isBusy || isCancelled() {
+        isWhole = false
+        break
+      }
       let count = frame.liveRuns.reduce(0) { $0 + UInt64($1.count) }
       if !join.takes(frame, count) {
         try add(join, to: &group, most)
@@ -66,10 +77,8 @@ extension Upkeep {
     }
     try add(join, to: &group, most)
     if !group.isEmpty { try install(&group) }
+    return isWhole
   }
-
-  /// Whether a stream comes in: then nothing is recompressed.
-  private var isBusy: Bool { ledger.lock.withLock { !ledger.pending.isEmpty } }
 
   private func add(_ join: Join, to group: inout [Relocation], _ most: Int) throws(JournalError) {
     guard !join.frames.isEmpty else { return }

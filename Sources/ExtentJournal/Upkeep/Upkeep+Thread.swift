@@ -36,7 +36,7 @@ extension Upkeep {
         let isIdle = ledger.lock.withLock { ledger.pending.isEmpty && ledger.activeCount == 0 }
         guard version != seen || isIdle && hasColdSegments else { continue }
         let before = doneSoFar.postponements
-        _ = try run(yields: true, recompresses: isIdle)
+        _ = try run(yields: true, coldNanoseconds: isIdle ? limits.coldNanoseconds : nil)
         // What could not be freed since somebody reads is tried again.
         seen = doneSoFar.postponements == before ? version : nil
         saidWhy = nil
@@ -56,9 +56,16 @@ extension Upkeep {
     return true
   }
 
-  /// False at the end.
+  /// Whether a stream comes in.
+  var isBusy: Bool { ledger.lock.withLock { !ledger.pending.isEmpty } }
+
+  /// Whether writers wait for space on the disk.
+  var isShort: Bool { ledger.lock.withLock { ledger.stall != nil } }
+
+  /// False at the end. A stream that comes in leaves more behind: then it looks eight times as often.
   private func waitForTick() -> Bool {
-    let until = MonotonicClock.nanoseconds() + (everyNanoseconds ?? .max / 2)
+    let tick = everyNanoseconds ?? .max / 2
+    let until = MonotonicClock.nanoseconds() + (isBusy ? tick / 8 : tick)
     return lock.withLock {
       while !isStopping, MonotonicClock.nanoseconds() < until { _ = ended.wait(until: until) }
       return !isStopping
@@ -66,11 +73,12 @@ extension Upkeep {
   }
 
   /// After a group that took since `begun`: waits three times as long while a stream comes in, so that copying takes no more
-  /// than a quarter of the disk and of a processor. Not when space is short.
+  /// than a quarter of the disk and of a processor; half of them when the journal takes more than it should, most of them when it
+  /// takes half as much again. Not when space is short.
   func pauseForIngest(since begun: UInt64) {
     guard yieldsToIngest else { return }
     let now = MonotonicClock.nanoseconds()
-    let until = now + 3 * (now - begun)
+    let until = now + pauseShare * (now - begun) / 4
     ledger.lock.withLock {
       while !ledger.pending.isEmpty, ledger.stall == nil, ledger.failure == nil, !ledger.isClosing,
         MonotonicClock.nanoseconds() < until
@@ -80,15 +88,15 @@ extension Upkeep {
     }
   }
 
-  /// Ends the open segment when nothing comes in and more than half of what it holds is dead, so that it can be freed like
-  /// any other.
-  func sealIdleSegment() throws(JournalError) {
+  /// Ends the open segment when nothing comes in and more than half of what it holds is dead, or `evenLive`, so that it can be
+  /// worked on like any other.
+  func sealIdleSegment(evenLive: Bool) throws(JournalError) {
     let (open, isIdle) = ledger.lock.withLock {
       (ledger.indexed, ledger.pending.isEmpty && ledger.published == ledger.indexed && ledger.failure == nil)
     }
     guard isIdle, open.offset >= limits.sealedBytesMin else { return }
     let live = try indexer.inTurn { (tables) throws(JournalError) in try liveSums(tables)[open.segment] }
-    guard let live, UInt64(live?.kibibytes ?? 0) * 1024 * 2 < open.offset else { return }
+    guard let live, evenLive || UInt64(live?.kibibytes ?? 0) * 1024 * 2 < open.offset else { return }
     try spiller.sealWhenIdle()
     try indexer.run()
   }

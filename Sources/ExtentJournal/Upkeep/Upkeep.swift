@@ -58,6 +58,8 @@ final class Upkeep: @unchecked Sendable {
   var isStopping = false
   /// Whether copying gives way to a stream that comes in. For whoever works.
   var yieldsToIngest = false
+  /// How long copying rests while a stream comes in, in quarters of the time that it took. For whoever works.
+  var pauseShare: UInt64 = 12
   let everyNanoseconds: UInt64?
   let ended: Condition
   var thread: WorkerThread?
@@ -73,6 +75,8 @@ final class Upkeep: @unchecked Sendable {
     var kind: SegmentKind
     /// Stored bytes of what is live, of a frame in part its part.
     var liveBytes: UInt64
+    /// What compaction would leave of it: frames that it copies whole, the live part of others, and their directory entries.
+    var keptBytes: UInt64
     var allocatedBytes: UInt64
   }
 
@@ -96,19 +100,20 @@ final class Upkeep: @unchecked Sendable {
       store: store, segmentBytesMax: host.segmentBytesMax, durableBatch: { writer.durability.batch })
   }
 
-  /// Works until there is nothing more to do, or `isCancelled` says so, or the journal is closed. Returns what it did.
-  func run(yields: Bool, recompresses: Bool, isCancelled: () -> Bool = { false }) throws(JournalError)
-    -> UpkeepReport
-  {
+  /// Works until there is nothing more to do, or `isCancelled` says so, or the journal is closed. Segments older than
+  /// `coldNanoseconds` are recompressed, none if it is nil. Returns what was done.
+  func run(
+    yields: Bool, coldNanoseconds: UInt64?, isCancelled: () -> Bool = { false }
+  ) throws(JournalError) -> UpkeepReport {
     try work.withLock { () throws(JournalError) -> UpkeepReport in
       let before = doneSoFar
       yieldsToIngest = yields
-      try sealIdleSegment()
+      try sealIdleSegment(evenLive: coldNanoseconds == 0)
       while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
       while !isCancelled(), !shouldStop {
         if try freeSome() { continue }
         if try compactOne() { continue }
-        if recompresses, try recompressOne() { continue }
+        if let coldNanoseconds, try recompressOne(olderThan: coldNanoseconds, isCancelled) { continue }
         break
       }
       if !isCancelled(), !shouldStop, indexer.compactIndex(byteCountMin: limits.indexBytesMin) {
@@ -175,8 +180,9 @@ final class Upkeep: @unchecked Sendable {
     if removed == nil { try loadRemoved() }
     return try indexer.inTurn { (tables) throws(JournalError) -> Bool in
       let sums = try liveSums(tables)
+      let isThorough = !isBusy || isShort
       let candidates = try segments().filter {
-        settled[$0.number] != sums[$0.number, default: SegmentLiveness()]
+        isWorthALook(settled[$0.number], sums[$0.number, default: SegmentLiveness()], isThorough: isThorough)
       }
       forgetAllBut(try segments().map(\.number))
       guard !candidates.isEmpty else { return false }
@@ -215,6 +221,13 @@ final class Upkeep: @unchecked Sendable {
     }
   }
 
+  /// Whether a segment has lost something since it was looked at; while a stream comes in, a thirty-second at least: random
+  /// writes take a little of every segment all the time, and each look reads a directory.
+  private func isWorthALook(_ seen: SegmentLiveness?, _ now: SegmentLiveness, isThorough: Bool) -> Bool {
+    guard let seen, !now.isEmpty, !isThorough else { return seen != now }
+    return now.sectors + seen.sectors / 32 < seen.sectors || now.sectors > seen.sectors
+  }
+
   private func forgetAllBut(_ numbers: [UInt64]) {
     let known = Set(numbers)
     settled = settled.filter { known.contains($0.key) }
@@ -239,7 +252,8 @@ final class Upkeep: @unchecked Sendable {
     }
     do throws(LMDBError) { live = try tables.liveFrames(of: number) } catch { throw JournalError(error) }
     usage[number] = SegmentUsage(
-      sum: sum, kind: kind, liveBytes: inventory.storedByteCount(of: live), allocatedBytes: allocated)
+      sum: sum, kind: kind, liveBytes: inventory.storedByteCount(of: live),
+      keptBytes: inventory.keptByteCount(of: live), allocatedBytes: allocated)
     if sum.isEmpty, try retire(number, kind, inventory, allocated, tables, layers, &plan) { return }
     guard canPunch, inventory.isSealed else { return }
     let groups = UInt64(SegmentSuperblock.byteCount)..<inventory.end.offset
@@ -418,12 +432,27 @@ final class Upkeep: @unchecked Sendable {
 extension SegmentInventory {
   /// Stored bytes of `live`, frames of this segment; of a frame that is live in part its part.
   func storedByteCount(of live: [LiveFrame]) -> UInt64 {
+    sum(over: live) { header, sectors, total in UInt64(header.itemByteCount) * sectors / total }
+  }
+
+  /// What compaction would make of `live`, in bytes, with what a directory says of it.
+  func keptByteCount(of live: [LiveFrame]) -> UInt64 {
+    sum(over: live) { header, sectors, total in
+      let item = UInt64(header.itemByteCount)
+      let stays = Upkeep.copiesWhole(liveSectors: sectors, of: total) ? item : item * sectors / total
+      return stays + UInt64(SegmentDirectory.entryByteCount(header.byteCount))
+    }
+  }
+
+  private func sum(
+    over live: [LiveFrame], _ bytes: (FrameHeader, _ liveSectors: UInt64, _ sectors: UInt64) -> UInt64
+  ) -> UInt64 {
     var sectors: [UInt64: UInt64] = [:]
     for frame in live { sectors[frame.address.offset] = UInt64(frame.sectors) }
     return frames.reduce(0) { sum, frame in
       guard let references = sectors[frame.offset] else { return sum }
-      let total = UInt64(frame.header.rawByteCount) / Sector.byteCount
-      return sum + UInt64(frame.header.itemByteCount) * min(references, total) / max(total, 1)
+      let total = max(UInt64(frame.header.rawByteCount) / Sector.byteCount, 1)
+      return sum + bytes(frame.header, min(references, total), total)
     }
   }
 }

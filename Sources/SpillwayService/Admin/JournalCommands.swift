@@ -21,7 +21,7 @@ final class JournalCommands: @unchecked Sendable {
     "status": [], "complete": ["disk"], "begin": ["disk", "generation", "kind", "base", "tag"],
     "seal": ["disk", "generation"], "end": ["disk", "generation", "reason"], "flush": [], "checkpoint": [],
     "release": ["disk", "generation", "offset", "length"], "drop": ["disk", "generation"],
-    "compact": [],
+    "compact": ["recompress"],
     "shutdown": [],
   ]
 
@@ -85,7 +85,9 @@ final class JournalCommands: @unchecked Sendable {
     case "compact":
       return try JSONValue(
         encoding: reportingJournalErrors { () throws(JournalError) in
-          try journal.upkeep { lock.withLock { isClosed } }
+          try journal.upkeep(recompresses: request.arguments["recompress"] == .bool(true)) {
+            lock.withLock { isClosed }
+          }
         })
     case "drop":
       let (name, generation) = (try request.string("disk"), try request.string("generation"))

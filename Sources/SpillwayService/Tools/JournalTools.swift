@@ -99,14 +99,17 @@ package struct JournalTools: Sendable {
     if let failure { throw failure }
   }
 
-  /// `spillway compact`: gives back everything that nobody needs; through the daemon, or by opening the journal.
-  /// Returns what to print.
-  package func compact() throws(ServiceError) -> String {
+  /// `spillway compact`: gives back everything that nobody needs, and if `recompressing` compresses harder what was compressed
+  /// in a hurry; through the daemon, or by opening the journal. Returns what to print.
+  package func compact(recompressing: Bool) throws(ServiceError) -> String {
     let report: UpkeepReport
     if let daemon = try connect() {
-      report = try daemon.execute("compact").decoded(as: UpkeepReport.self)
+      report = try daemon.execute("compact", ["recompress": .bool(recompressing)]).decoded(
+        as: UpkeepReport.self)
     } else {
-      report = try whileOpen { (journal) throws(JournalError) in try journal.upkeep() }
+      report = try whileOpen { (journal) throws(JournalError) in
+        try journal.upkeep(recompresses: recompressing)
+      }
     }
     let freed = "\(report.unlinkedSegments) segments removed, \(ByteCount.text(report.punchedBytes)) punched"
     let moved = "\(report.compactedSegments) compacted, \(ByteCount.text(report.writtenBytes)) written for it"
