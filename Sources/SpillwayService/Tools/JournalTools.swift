@@ -6,7 +6,7 @@ internal import QEMUMonitor
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
   private let directory: JournalLocation
-  private let log: Logger
+  let log: Logger
 
   /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
   package init(_ directory: JournalLocation) {
@@ -38,29 +38,7 @@ package struct JournalTools: Sendable {
     _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
-  /// `spillway replay`: writes `NAME` or `NAME@GENERATION` to the raw file `output`, sparse.
-  package func replay(
-    _ name: String, to output: String, force: Bool, tainted: Bool
-  ) throws(ServiceError) {
-    try Self.checkName(name)
-    let output = try Self.checkedOutput(output)
-    let reader = try settledReader()
-    var progress = ProgressLine(name)
-    defer { progress.clear() }
-    let report = try reportingJournalErrors { () throws(JournalError) in
-      try Replay.toRawFile(
-        from: reader, disk: name, output: output, force: force, tainted: tainted,
-        progress: { progress.update(done: $0, total: $1) })
-    }
-    progress.clear()
-    if !report.isComplete && report.absentBytes > 0 {
-      log.warning(
-        "the stream of \(name) has not ended: \(ByteCount.text(report.absentBytes)) have not arrived and are zeroes"
-      )
-    }
-  }
-
-  private static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
+  static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
     let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
     for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "\(command) \(name)") }
   }
@@ -143,19 +121,8 @@ package struct JournalTools: Sendable {
     return (text, report.flawCount == 0)
   }
 
-  /// Names that look like another kind of output: a raw file of that name would only mislead.
-  private static func checkedOutput(_ output: String) throws(ServiceError) -> String {
-    guard !output.isEmpty, output != "-", !output.hasPrefix("nbd:"), !output.hasPrefix("nbd+") else {
-      throw .usage("replay \(output): OUTPUT is the path of a file (./NAME for a name that looks otherwise)")
-    }
-    guard !output.hasSuffix(".qcow2") else {
-      throw .usage("replay \(output): the output is raw; name it so and convert it with qemu-img convert")
-    }
-    return output
-  }
-
   /// A reader that sees everything acknowledged before the call.
-  private func settledReader() throws(ServiceError) -> JournalReader {
+  func settledReader() throws(ServiceError) -> JournalReader {
     if let daemon = try connect() {
       _ = try daemon.execute("checkpoint")
       return try openReader()
