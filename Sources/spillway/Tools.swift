@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Glibc
 internal import SpillwayService
 
 /// `spillway status`.
@@ -11,8 +12,22 @@ struct Status: ParsableCommand {
   @Flag(help: "Print JSON for programs.")
   var json = false
 
+  @Flag(help: "Say it every second until interrupted; with --json an object a line.")
+  var watch = false
+
   func run() throws {
-    print(try journal.tools().status(asJSON: json), terminator: "")
+    let tools = try journal.tools()
+    guard watch else { return print(try tools.status(asJSON: json), terminator: "") }
+    try tools.watchStatus(
+      asJSON: json, on: { Terminal.ofStandardOutput },
+      pause: {
+        sleep(1)
+        return true
+      },
+      print: {
+        print($0, terminator: "")
+        fflush(nil)
+      })
   }
 }
 

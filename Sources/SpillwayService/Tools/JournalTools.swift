@@ -16,16 +16,21 @@ package struct JournalTools: Sendable {
 
   /// `spillway status`: the table, or with `asJSON` the `JournalStatus` as JSON with sorted members.
   package func status(asJSON: Bool) throws(ServiceError) -> String {
-    let value: JSONValue
-    if let daemon = try connect() {
-      value = try daemon.execute("status")
-    } else {
-      let reader = try openReader()
-      value = try JSONValue(
-        encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
-    }
-    if asJSON { return try value.text(isPretty: true) + "\n" }
-    return StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
+    let value = try statusValue()
+    return try asJSON ? value.text(isPretty: true) + "\n" : statusTable(value)
+  }
+
+  /// What the journal says of itself: through the daemon, or as far as its files tell.
+  func statusValue() throws(ServiceError) -> JSONValue {
+    if let daemon = try connect() { return try daemon.execute("status") }
+    let reader = try openReader()
+    return try JSONValue(
+      encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
+  }
+
+  /// The table for people.
+  func statusTable(_ value: JSONValue) throws(ServiceError) -> String {
+    StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
   }
 
   /// `spillway ctl`: has the daemon carry out `command`.
@@ -49,9 +54,10 @@ package struct JournalTools: Sendable {
   ) throws(ServiceError) {
     try Self.checkName(name, command: "map")
     let reader = try settledReader()
+    let served = try connect()?.execute("status").decoded(as: JournalStatus.self)
     var runs: [MappedExtent] = []
     let byteCount = try reportingJournalErrors { () throws(JournalError) in
-      try reader.forEachState(of: name) { run in
+      try reader.forEachState(of: name, served: served) { run in
         if asPicture { runs.append(run) } else { print(asJSON ? MapText.json(run) : MapText.line(run)) }
       }
     }
