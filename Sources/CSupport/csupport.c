@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -49,3 +50,9 @@ uid_t spw_peer_user(int fd) {
 }
 
 int spw_event(void) { return eventfd(0, EFD_CLOEXEC); }
+
+struct spw_size spw_terminal_size(int fd) {
+  struct winsize size;
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0) return (struct spw_size){0, 0};
+  return (struct spw_size){size.ws_row, size.ws_col};
+}

@@ -73,6 +73,8 @@ package enum Stage: String, Sendable {
   case baseWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
+  /// A replay has written everything; nothing is synced, and a file has not got its name.
+  case replayWritten
   /// A generation is pre-sealed, durably.
   case generationPreSealed
   /// A generation is sealed, durably.

@@ -25,6 +25,16 @@ package struct JournalStatus: Codable, Sendable {
   package var segmentBytes: UInt64 = 0
   /// What the index takes on disk.
   package var indexBytes: UInt64 = 0
+  /// What of the segments is stored for what some generation shows, in bytes, as of the last commit of the index; nil when
+  /// the index cannot be read.
+  package var liveBytes: UInt64?
+  /// What the filesystem of the segments has free for everybody, in bytes; nil when it does not say.
+  package var freeBytes: UInt64?
+  /// What is kept free for records without payload, for upkeep and for an index that is built anew, in bytes; nil when nobody
+  /// serves the journal.
+  package var reserveBytes: UInt64?
+  /// What upkeep has done since the journal was opened; nil when nobody serves it.
+  package var upkeep: UpkeepReport?
   /// What the journal may take on disk, in bytes; nil when nothing was said.
   package var quotaBytes: UInt64?
   /// What more can be taken from writers, in bytes; nil when nobody serves the journal.
@@ -100,12 +110,16 @@ package struct GenerationStatus: Codable, Sendable {
   package var endReason: String?
   /// Whether its stream has ended.
   package var isComplete: Bool
+  /// What is known of the job behind its source: `awaited`, `alive`, `dead` or `unknown`; nil when it has no source, or none
+  /// that is read.
+  package var source: String?
   /// Whether it is broken, for good.
   package var tainted: Bool
   /// Why it is broken; nil when it is not.
   package var taintReason: String?
 
-  init(_ state: LayerState, base: String?) {
+  init(_ state: LayerState, base: String?, source: String?) {
+    self.source = source
     name = state.name.isEmpty ? nil : state.name
     number = state.key.generation.number
     kind = state.kind.word
@@ -128,10 +142,12 @@ package struct GenerationStatus: Codable, Sendable {
 
 extension DiskStatus {
   /// The disks of a catalog, by name.
-  static func list(_ disks: [DiskID: DiskBody], _ layers: [LayerState]) -> [DiskStatus] {
+  static func list(
+    _ disks: [DiskID: DiskBody], _ layers: [LayerState], source: (LayerKey) -> String? = { _ in nil }
+  ) -> [DiskStatus] {
     disks.sorted { $0.value.name < $1.value.name }.map { (id, body) in
       let generations = layers.filter { $0.key.disk == id && !$0.isHidden }.sorted { $0.key < $1.key }.map {
-        GenerationStatus($0, base: base(of: $0, in: layers))
+        GenerationStatus($0, base: base(of: $0, in: layers), source: source($0.key))
       }
       return DiskStatus(
         name: body.name, byteCount: body.byteCount, mode: body.mode.rawValue, generations: generations)
@@ -152,6 +168,10 @@ extension Journal {
     status.spoolBytes = ring.file.capacity
     status.indexBytes = index.usedByteCount
     (status.segmentCount, status.segmentBytes) = try store.usage()
+    status.liveBytes = liveStoredBytes
+    status.freeBytes = store.freeByteCount
+    status.reserveBytes = admission.reserveByteCount
+    status.upkeep = upkeeper.doneSoFar
     status.quotaBytes = options.quota?.byteCount
     let outlook = admission.outlook
     status.availableBytes = outlook.availableByteCount
@@ -180,7 +200,10 @@ extension Journal {
     status.isStalled = ledger.stall != nil
     status.failure = ledger.failure?.message
     status.damage = damage.isEmpty ? nil : damage
-    status.disks = DiskStatus.list(ledger.disks, ledger.layers.values.map(\.state))
+    let read = ledger.layers.values.filter { $0.source != nil && $0.takesSource }
+    status.disks = DiskStatus.list(ledger.disks, ledger.layers.values.map(\.state)) { key in
+      read.first { $0.key == key }?.source?.word
+    }
     return status
   }
 }

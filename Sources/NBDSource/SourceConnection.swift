@@ -14,7 +14,7 @@ internal import Threads
 @safe
 final class SourceConnection: @unchecked Sendable {
   // Sendable: whoever has it in hand is alone with it; ConnectionPool hands it on under its lock.
-  private var handle: OpaquePointer?
+  private(set) var handle: OpaquePointer?
   private let stop: StopSignal
   let uri: String
 
@@ -46,8 +46,26 @@ final class SourceConnection: @unchecked Sendable {
     if let context {
       guard unsafe nbd_add_meta_context(handle, context) == 0 else { throw .refused(lastText()) }
     }
-    let deadline = MonotonicClock.nanoseconds() + limitNanoseconds
+    // Who names a URI on the command line may name the files with its keys in it.
+    guard unsafe nbd_set_uri_allow_local_file(handle, true) == 0 else { throw .refused(lastText()) }
     guard unsafe nbd_aio_connect_uri(handle, uri) == 0 else { throw .lost(lastText()) }
+    try negotiate(within: limitNanoseconds)
+  }
+
+  /// Connects over `socket`, a connected one that is taken over; `name` is for messages.
+  init(
+    adopting socket: Int32, name: String, within limitNanoseconds: UInt64, stop: StopSignal
+  ) throws(Failure) {
+    uri = name
+    self.stop = stop
+    unsafe handle = nbd_create()
+    guard let handle = unsafe handle else { throw .lost(lastText()) }
+    guard unsafe nbd_aio_connect_socket(handle, socket) == 0 else { throw .lost(lastText()) }
+    try negotiate(within: limitNanoseconds)
+  }
+
+  private func negotiate(within limitNanoseconds: UInt64) throws(Failure) {
+    let deadline = MonotonicClock.nanoseconds() + limitNanoseconds
     while unsafe nbd_aio_is_ready(handle) != 1 {
       guard unsafe nbd_aio_is_dead(handle) != 1, unsafe nbd_aio_is_closed(handle) != 1 else {
         throw .lost(lastText())
@@ -122,7 +140,7 @@ final class SourceConnection: @unchecked Sendable {
   }
 
   /// Waits for the command `cookie` and takes its result.
-  private func finish(_ cookie: Int64) throws(Failure) {
+  func finish(_ cookie: Int64) throws(Failure) {
     guard cookie >= 0 else { throw failure() }
     while true {
       let done = unsafe nbd_aio_command_completed(handle, UInt64(cookie))
@@ -174,7 +192,7 @@ final class SourceConnection: @unchecked Sendable {
   }
 
   /// What the last call of this thread failed with, as it left the handle.
-  private func failure() -> Failure {
+  func failure() -> Failure {
     let text = lastText()
     let isGone = unsafe nbd_aio_is_dead(handle) == 1 || nbd_aio_is_closed(handle) == 1
     return isGone ? .lost(text) : .refused(text)
@@ -191,7 +209,7 @@ private func lastText() -> String {
 }
 
 /// NBD_NULL_COMPLETION, a macro that Swift does not see.
-private func noCompletion() -> nbd_completion_callback {
+func noCompletion() -> nbd_completion_callback {
   unsafe nbd_completion_callback(callback: nil, user_data: nil, free: nil)
 }
 

@@ -6,7 +6,7 @@ internal import SpillwayService
 struct MapDisk: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "map",
-    abstract: "Say what each run of a disk is: data, zero, base, awaited, absent or released.",
+    abstract: "Say what each run of a disk is: data, zero, base, source, awaited, absent or released.",
     discussion: """
       A line for each run: offset and length in bytes, and what it is. On a terminal a picture instead.
       """)

@@ -1,35 +1,6 @@
 internal import ArgumentParser
+internal import Glibc
 internal import SpillwayService
-
-/// `spillway replay`.
-struct ReplayDisk: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "replay",
-    abstract: "Write a disk of a journal to a sparse raw file.",
-    discussion: """
-      The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a \
-      checkpoint; the file then holds everything acknowledged before). An OUTPUT that is there and not empty is a \
-      usage error (exit status 2) without --force.
-      """)
-
-  @OptionGroup var journal: JournalOption
-
-  @Argument(help: ArgumentHelp("The disk, or one of its generations as NAME@GENERATION.", valueName: "NAME"))
-  var name: String
-
-  @Argument(help: ArgumentHelp("The file to write.", valueName: "OUTPUT"))
-  var output: String
-
-  @Flag(help: "Overwrite OUTPUT though it is not empty.")
-  var force = false
-
-  @Flag(help: "Write a generation that is tainted, too.")
-  var tainted = false
-
-  func run() throws {
-    try journal.tools().replay(name, to: output, force: force, tainted: tainted)
-  }
-}
 
 /// `spillway status`.
 struct Status: ParsableCommand {
@@ -41,8 +12,22 @@ struct Status: ParsableCommand {
   @Flag(help: "Print JSON for programs.")
   var json = false
 
+  @Flag(help: "Say it every second until interrupted; with --json an object a line.")
+  var watch = false
+
   func run() throws {
-    print(try journal.tools().status(asJSON: json), terminator: "")
+    let tools = try journal.tools()
+    guard watch else { return print(try tools.status(asJSON: json), terminator: "") }
+    try tools.watchStatus(
+      asJSON: json, on: { Terminal.ofStandardOutput },
+      pause: {
+        sleep(1)
+        return true
+      },
+      print: {
+        print($0, terminator: "")
+        fflush(nil)
+      })
   }
 }
 

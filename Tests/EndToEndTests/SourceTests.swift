@@ -103,6 +103,32 @@ extension EndToEnd {
       #expect(try read(4096, at: 2 << 20, of: live).finish().succeeded().outputText == "EIO\n")
     }
 
+    @Test("map and status tell what the source would be asked for, as long as its job lives")
+    func map() throws {
+      let live = try LiveDisk(byteCount: 1 << 20, seed: 8, in: directory)
+      let journal = directory.file("journal")
+      func map() throws -> [String] {
+        try Spillway.run(["map", "-j", journal, "vda"]).succeeded().outputText.split(separator: "\n").map {
+          $0.split(separator: " ").joined(separator: " ")
+        }
+      }
+      #expect(try map() == ["0 1048576 awaited"], "its job was not seen")
+      try live.startJob()
+      try live.machine.write(0x11, at: 256 << 10, 65536)
+      #expect(try read(4096, at: 0, of: live).finish().succeeded().outputText == "right\n")
+      let expected = ["0 262144", "262144 65536 zero", "327680 720896"]
+      let seen = try map()
+      #expect(seen == [expected[0] + " source", expected[1], expected[2] + " source"])
+      let text = try Spillway.run(["status", "-j", journal]).succeeded().outputText
+      #expect(text.contains("source alive"), "\(text)")
+      try live.cancelJob()
+      #expect(try read(4096, at: 1 << 19, of: live).finish().succeeded().outputText == "EIO\n")
+      let over = try map()
+      #expect(over == [expected[0] + " absent", expected[1], expected[2] + " absent"])
+      try live.daemon.shutDown()
+      #expect(try map().first?.hasSuffix("source") == false)
+    }
+
     @Test("qemu killed under a read: the read fails, what has arrived is served, by the next daemon too")
     func qemuKilled() throws {
       let held = try HeldStage("sourceRead", in: directory)

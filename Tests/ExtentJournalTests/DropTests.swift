@@ -11,21 +11,6 @@ import Testing
 @Suite struct DropTests {
   typealias Setup = GenerationSetup
 
-  /// A chain on `monday`: each generation writes two blocks of its own. Returns the names, oldest first.
-  @discardableResult
-  private func chain(_ setup: Setup, _ count: Int) throws -> [String] {
-    try setup.full("monday")
-    var names = ["monday"]
-    for index in 1..<count {
-      let first = UInt64(index * 2 % 14)
-      let disk = try setup.incremental("day\(index)", on: names[index - 1], bitmap: first..<first + 2)
-      try setup.write(first..<first + 2, index % 8 + 1, to: disk)
-      try disk.seal()
-      names.append("day\(index)")
-    }
-    return names
-  }
-
   private func names(_ setup: Setup) -> [String] {
     setup.journal.generations.compactMap(\.generationName)
   }
@@ -33,7 +18,7 @@ import Testing
   @Test("what the others show stays, through a kill, a close and a new index", arguments: [0, 1, 2])
   func others(dropped: Int) throws {
     let setup = try Setup()
-    var names = try chain(setup, 4)
+    var names = try setup.chain(4)
     let before = try names.map { try setup.versions($0) }
     try setup.journal.drop(names[dropped], of: "d")
     #expect(failure { try setup.journal.drop(names[dropped], of: "d") } == .usage, "it is gone")
@@ -66,7 +51,7 @@ import Testing
   func wholeChain() throws {
     for fromTheTop in [false, true] {
       let setup = try Setup()
-      let names = try chain(setup, 5)
+      let names = try setup.chain(5)
       let last = try setup.versions(names[4])
       for name in fromTheTop ? names[0..<4].reversed() : Array(names[0..<4]) {
         try setup.journal.drop(name, of: "d")
@@ -101,7 +86,7 @@ import Testing
   @Test("a view that is open when its generation goes fails, and shows no zeroes")
   func openView() throws {
     let setup = try Setup()
-    try chain(setup, 3)
+    try setup.chain(3)
     let monday = try setup.journal.generation(of: "d", named: "monday")
     try setup.journal.drop("monday", of: "d")
     #expect(failure { _ = try monday.view(Setup.range(0..<1)) } == .failed)
@@ -125,7 +110,7 @@ import Testing
   @Test("a chain that grows too deep is flattened, and every generation of it shows what it showed")
   func flattening() throws {
     let setup = try Setup()
-    let names = try chain(setup, 20)
+    let names = try setup.chain(20)
     func depth(_ name: String?) throws -> Int {
       let all = try #require(try setup.journal.status().disks.first).generations
       var count = 0
@@ -155,7 +140,7 @@ import Testing
   @Test("retention keeps the newest sealed generations, each of them whole")
   func retention() throws {
     let setup = try Setup { $0.keptGenerations = 3 }
-    let names = try chain(setup, 7)
+    let names = try setup.chain(7)
     #expect(self.names(setup) == Array(names[4...]))
     let last = try setup.versions(names[6])
     try setup.fixture.close()
@@ -185,7 +170,7 @@ import Testing
       if stage == .baseWanted { log.wait(for: .reclaimWaits) }
     }
     let setup = try Setup(hooks: hooks)
-    let names = try chain(setup, 3)
+    let names = try setup.chain(3)
     try setup.fixture.close()
     // No batch of its own accord: whoever spills waits for readers, too.
     setup.fixture.host.idleMarkNanoseconds = 1 << 50
@@ -210,7 +195,7 @@ import Testing
   @Test("what was taken in outlives the segments that brought it, also when the index is built again")
   func upkeep() throws {
     let setup = try Setup()
-    let names = try chain(setup, 4)
+    let names = try setup.chain(4)
     let before = try names.map { try setup.versions($0) }
     try setup.fixture.close()
     try setup.fixture.open()

@@ -53,6 +53,22 @@ struct GenerationSetup {
     return disk
   }
 
+  /// A chain on `monday`: each generation writes two blocks, from `place` of its number on. Returns the names, oldest
+  /// first.
+  @discardableResult
+  func chain(_ count: Int, at place: (Int) -> Int = { $0 * 2 % 14 }) throws -> [String] {
+    try full("monday")
+    var names = ["monday"]
+    for index in 1..<count {
+      let first = UInt64(place(index))
+      let disk = try incremental("day\(index)", on: names[index - 1], bitmap: first..<first + 2)
+      try write(first..<first + 2, index % 8 + 1, to: disk)
+      try disk.seal()
+      names.append("day\(index)")
+    }
+    return names
+  }
+
   func view(_ name: String, _ blocks: Range<UInt64>) throws -> [UInt8]? {
     try journal.generation(of: "d", named: name).view(Self.range(blocks))
   }
@@ -69,8 +85,7 @@ struct GenerationSetup {
   func image(_ name: String, tainted: Bool = false) throws -> [UInt8] {
     let output = fixture.directory.file("out")
     _ = try Replay.toRawFile(
-      from: JournalReader.open(fixture.path), disk: name, output: output, force: true, tainted: tainted,
-      progress: { _, _ in })
+      from: JournalReader.open(fixture.path), disk: name, output: output, tainted: tainted)
     return Array(try Data(contentsOf: URL(fileURLWithPath: output)))
   }
 

@@ -54,6 +54,89 @@ private struct GoldenContent {
     try copy(noise, 65536)
     try disks?.1.complete()
     if version != "1.0" { try makeGenerations(journal, noise, text) }
+    if version >= "1.2" { try makeLater(journal, text) }
+  }
+
+  /// What `moved` shows; version 1.1 moved nothing.
+  var moved: [UInt8] = []
+  /// The generations of `links` that are left, and what each shows.
+  var links: [(name: String, bytes: [UInt8])] = []
+
+  /// Frames and records that upkeep has something to do with, generations that take others in, a release, a taint, a job.
+  private mutating func makeLater(_ journal: Journal?, _ text: [UInt8]) throws {
+    let block = 64 << 10
+    moved = [UInt8](repeating: 0, count: 1 << 20)
+    let disk = try journal?.disk("moved", byteCount: 1 << 20, mode: .device)
+    var random = SeededGenerator(seed: 2)
+    func write(_ offset: Int, _ count: Int) throws {
+      let bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &random) }
+      moved.replaceSubrange(offset..<offset + count, with: bytes)
+      try disk?.write(bytes, at: UInt64(offset))
+    }
+    // Pairs that come to a segment each: of the first all is overwritten, of the second half, of the others most. A trim goes
+    // with the first.
+    try disk?.trim(ByteRange(offset: 3 << 18, count: 1 << 18), durable: false).wake()
+    for pair in 0..<4 {
+      try write(2 * pair * block, block)
+      try write((2 * pair + 1) * block, block)
+      try journal?.flush()
+    }
+    for index in 0..<3 {
+      try write(index * block, block)
+      try journal?.flush()
+    }
+    for index in 4..<8 {
+      try write(index * block, block * 3 / 4)
+      try journal?.flush()
+    }
+    // What is compressed harder one day.
+    for index in 0..<8 {
+      let offset = 8 * block + index * text.count
+      moved.replaceSubrange(offset..<offset + text.count, with: text)
+      try disk?.write(text, at: UInt64(offset))
+      try journal?.flush()
+    }
+    try makeLinks(journal, text)
+    guard let journal else { return }
+    let released = try journal.disk("released", byteCount: 64 << 10, mode: .snapshot)
+    try released.write(text, at: 0)
+    try released.release(ByteRange(offset: 4096, count: 4096)).wake()
+    let broken = try journal.disk("broken", byteCount: 64 << 10, mode: .snapshot)
+    try broken.write(text, at: 0)
+    try broken.write(Array(text.reversed()), at: 0)
+    let fed = try journal.disk("fed", byteCount: 64 << 10, mode: .snapshot)
+    try fed.recordSeenJob("backup-1")
+    try fed.recordLowered(JobSpeed(job: "backup-1", bytesPerSecond: 1 << 30, loweredTo: 1 << 20))
+  }
+
+  /// Ten generations on one another, of which one goes: the last was flattened before.
+  private mutating func makeLinks(_ journal: Journal?, _ text: [UInt8]) throws {
+    let size = 64 << 10
+    var bytes = [UInt8](repeating: 0, count: size)
+    for index in 0..<10 {
+      let place = index * 4096
+      let content = (0..<4096).map { UInt8(truncatingIfNeeded: $0 / 9 + index) }
+      bytes.replaceSubrange(place..<place + 4096, with: content)
+      links.append(("link\(index)", bytes))
+      guard let journal else { continue }
+      let first = try index == 0 ? journal.disk("links", byteCount: UInt64(size), mode: .snapshot) : nil
+      let request = GenerationRequest(name: "link\(index)", kind: .incremental, base: "link\(index - 1)")
+      let disk = try first ?? journal.begin("links", request)
+      let own = ByteRange(offset: UInt64(place), count: 4096)
+      let (before, after) = (
+        ByteRange(start: 0, end: own.start), ByteRange(start: own.end, end: UInt64(size))
+      )
+      if index == 0 {
+        try disk.writeZeroes(after, mayTrim: true, durable: false).wake()
+      } else {
+        try disk.fallToBase([before, after])
+        try disk.finishBitmap()
+      }
+      try disk.write(content, at: own.start)
+      try disk.seal(as: "link\(index)")
+    }
+    links.remove(at: 3)
+    try journal?.drop("link3", of: "links")
   }
 
   /// A full generation, an incremental one that is pre-sealed and sealed, one that was ended, and one that is open.
@@ -99,10 +182,21 @@ private struct GoldenContent {
     let target = golden.appendingPathComponent(version)
     let fixture = try JournalFixture()
     fixture.crash()
-    fixture.host.segmentBytesMax = 48 << 10
+    fixture.host.segmentBytesMax = version >= "1.2" ? 160 << 10 : 48 << 10
+    fixture.host.upkeepEveryNanoseconds = nil
+    fixture.host.upkeepLimits.coldNanoseconds = 0
+    fixture.host.upkeepLimits.punchedBytesMin = 32 << 10
     try fixture.open()
     _ = try GoldenContent(fixture.journal, version: version)
     try fixture.close()
+    if version >= "1.2" {
+      // What lies in the open segment is left alone.
+      try fixture.open()
+      let done = try fixture.journal.upkeep(recompresses: true)
+      #expect(done.unlinkedSegments > 0 && done.punchedRuns > 0 && done.recompressedFrames > 0, "\(done)")
+      #expect(done.reencodedFrames > 0 && done.movedRecords > 0, "\(done)")
+      try fixture.close()
+    }
     try FileManager.default.createDirectory(at: target, withIntermediateDirectories: true)
     for name in ["journal", "segments"] {
       try FileManager.default.copyItem(
@@ -125,12 +219,14 @@ private struct GoldenContent {
     if !hasDirectories {
       for path in fixture.segmentPaths {
         let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+        // Where there are holes only the directory knows what was there.
+        if Self.holes(in: Array(bytes)) > 0 { continue }
         try bytes.prefix(bytes.count - SegmentFooter.byteCount).write(to: URL(fileURLWithPath: path))
       }
     }
     try fixture.open()
     let expected = try GoldenContent(nil, version: version)
-    let disks = fixture.journal.disks.filter { $0.name != "chain" }
+    let disks = fixture.journal.disks.filter { ["device", "snapshot"].contains($0.name) }
     try #require(disks.map(\.name) == ["device", "snapshot"])
     #expect(try disks[0].bytes(ByteRange(offset: 0, count: disks[0].byteCount)) == expected.device)
     #expect(disks[1].isComplete)
@@ -149,7 +245,40 @@ private struct GoldenContent {
       #expect(try fixture.journal.generation(of: "chain", named: "incremental").tag == "tag")
       #expect(try !fixture.journal.generation(of: "chain", named: "live").isClosed)
     }
+    if !expected.moved.isEmpty { try expectLater(expected, fixture.journal) }
     #expect(try fixture.journal.status().damage == nil)
+  }
+
+  /// Expects what version 1.2 has besides.
+  private func expectLater(_ expected: GoldenContent, _ journal: Journal) throws {
+    let all = ByteRange(offset: 0, count: 1 << 20)
+    let moved = try #require(journal.disks.first { $0.name == "moved" })
+    let isRight = try moved.bytes(all) == expected.moved
+    #expect(isRight)
+    for (name, bytes) in expected.links {
+      let link = try journal.generation(of: "links", named: name)
+      let isRight = try link.view(ByteRange(offset: 0, count: link.byteCount)) == bytes
+      #expect(isRight && link.isSealed, "\(name)")
+    }
+    #expect(failure { _ = try journal.generation(of: "links", named: "link3") } == .usage)
+    let released = try #require(journal.disks.first { $0.name == "released" })
+    #expect(failure { _ = try released.view(ByteRange(offset: 4096, count: 512)) } == .notPermitted)
+    #expect(try released.view(ByteRange(offset: 0, count: 512))?.count == 512)
+    #expect(journal.disks.first { $0.name == "broken" }?.taintReason != nil)
+    let fed = try #require(journal.disks.first { $0.name == "fed" })
+    #expect(fed.seenJob == "backup-1")
+    #expect(fed.loweredJob == JobSpeed(job: "backup-1", bytesPerSecond: 1 << 30, loweredTo: 1 << 20))
+    #expect(try journal.livenessFlaw() == nil)
+  }
+
+  /// How many blocks of a segment's groups were given back.
+  private static func holes(in bytes: [UInt8]) -> Int {
+    let footer = SegmentFooter(
+      bytes.span.bytes.extracting(bytes.count - 4096..<bytes.count), at: UInt64(bytes.count - 4096))
+    guard let footer else { return 0 }
+    return stride(from: 4096, to: Int(footer.directoryOffset), by: 4096).count {
+      bytes.span.bytes.extracting($0..<$0 + 4096).isAllZero
+    }
   }
 
   @Test("every item of a golden segment is what this version writes, to the byte")
@@ -157,6 +286,8 @@ private struct GoldenContent {
     let version = try #require(Self.versions.last)
     let folder = golden.appendingPathComponent("\(version)/segments")
     var counts: [UInt8: Int] = [:]
+    var holes = 0
+    var kinds: Set<SegmentKind> = []
     for name in try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted() {
       let bytes = Array(try Data(contentsOf: folder.appendingPathComponent(name)))
       let size = bytes.count
@@ -169,37 +300,44 @@ private struct GoldenContent {
       let last = SegmentFooter(bytes.span.bytes.extracting(size - 4096..<size), at: UInt64(size - 4096))
       let footer = try #require(last)
       var directory = SegmentDirectory()
-      var at = 4096
-      while at < Int(footer.directoryOffset) {
-        let rest = bytes.span.bytes.extracting(at..<size)
-        let seed = superblock.salt &+ UInt64(at)
+      let start = Int(footer.directoryOffset)
+      let entries = bytes.span.bytes.extracting(start..<start + Int(footer.directoryByteCount))
+      var flaw: UInt64?
+      SegmentDirectory.forEach(entries) { header, offset in
+        let (seed, at) = (superblock.salt &+ offset, Int(offset))
         var room = target._mutatingExtracting(at..<size)
-        if let header = FrameHeader(rest, seed: seed) {
-          _ = header.encode(into: &room, seed: seed)
-          for place in header.byteCount..<header.itemByteCount {
+        directory.add(header, at: offset)
+        if let frame = FrameHeader(header, seed: seed) {
+          _ = frame.encode(into: &room, seed: seed)
+          for place in frame.byteCount..<frame.itemByteCount {
             room.storeBytes(of: bytes[at + place], toByteOffset: place, as: UInt8.self)
           }
-          directory.add(rest.extracting(0..<header.byteCount), at: UInt64(at))
           counts[0, default: 0] += 1
-          at += header.itemByteCount.roundedUp(to: 16)
-        } else if let (record, _) = RecordItem.decode(rest, seed: seed) {
+        } else if let (record, _) = RecordItem.decode(header, seed: seed) {
           _ = RecordItem.encode(record, into: &room, seed: seed)
-          directory.add(rest.extracting(0..<RecordItem.byteCount(record)), at: UInt64(at))
           counts[record.kind.rawValue, default: 0] += 1
-          at += RecordItem.byteCount(record).roundedUp(to: 16)
-        } else {
-          let found = CommitRecord(rest, seed: seed)
-          let commit = try #require(found, "offset \(at) of \(name)")
+        } else if let commit = CommitRecord(header, seed: seed) {
           commit.encode(into: &room, seed: seed)
-          directory.add(rest.extracting(0..<CommitRecord.byteCount), at: UInt64(at))
-          at = (at + CommitRecord.byteCount).roundedUp(to: 4096)
+        } else {
+          flaw = offset
         }
+        return flaw == nil
       }
+      #expect(flaw == nil, "\(name)")
+      for block in stride(from: 4096, to: start, by: 4096)
+      where bytes.span.bytes.extracting(block..<block + 4096).isAllZero {
+        var hole = target._mutatingExtracting(block..<block + 4096)
+        hole.zero()
+      }
+      holes += Self.holes(in: bytes)
+      kinds.insert(superblock.kind)
       let closing = directory.closing(footer, at: footer.directoryOffset)
       target.copy(closing.bytes, at: Int(footer.directoryOffset))
-      #expect(Array(again.raw) == bytes, "\(name)")
+      let isSame = Array(again.raw) == bytes
+      #expect(isSame, "\(name)")
     }
-    for kind: UInt8 in [0, 2, 3, 4, 16, 17, 18, 20, 21, 22, 23] {
+    #expect(holes > 0 && kinds == [.fresh, .moved])
+    for kind: UInt8 in [0, 2, 3, 4, 5, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 28, 29, 30] {
       #expect(counts[kind, default: 0] > 0, "no item of kind \(kind) in the golden journal")
     }
   }

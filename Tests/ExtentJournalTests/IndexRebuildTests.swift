@@ -38,8 +38,7 @@ import Threads
     try setup.fixture.close()
     let output = setup.fixture.directory.file("out")
     let report = try Replay.toRawFile(
-      from: JournalReader.open(setup.fixture.path), disk: "d", output: output, force: false, tainted: false,
-      progress: { _, _ in })
+      from: JournalReader.open(setup.fixture.path), disk: "d", output: output)
     #expect(report.dataBytes == UInt64(45 * indexBlock))
   }
 

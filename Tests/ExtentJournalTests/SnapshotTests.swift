@@ -84,8 +84,8 @@ private let pattern = (0..<128 << 10).map { UInt8(truncatingIfNeeded: $0 / 11) }
 
   private func replay(_ fixture: JournalFixture, tainted: Bool) throws -> Replay.Report {
     try Replay.toRawFile(
-      from: JournalReader.open(fixture.path), disk: "d", output: fixture.directory.file("out"), force: true,
-      tainted: tainted, progress: { _, _ in })
+      from: JournalReader.open(fixture.path), disk: "d", output: fixture.directory.file("out"),
+      tainted: tainted)
   }
 
   @Test("a trim of a snapshot is ignored")

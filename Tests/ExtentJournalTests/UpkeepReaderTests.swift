@@ -409,8 +409,7 @@ struct UpkeepSetup {
   /// What `reader` sees of the disk.
   func replayed(_ reader: JournalReader) throws -> [UInt8] {
     let output = fixture.directory.file("out")
-    _ = try Replay.toRawFile(
-      from: reader, disk: "d", output: output, force: true, tainted: false, progress: { _, _ in })
+    _ = try Replay.toRawFile(from: reader, disk: "d", output: output)
     return Array(try Data(contentsOf: URL(fileURLWithPath: output)))
   }
 }

@@ -5,6 +5,7 @@ package enum Program: String, CaseIterable, Sendable {
   case qemuStorageDaemon = "qemu-storage-daemon"
   case qemuSystem = "qemu-system-x86_64"
   case qemuImg = "qemu-img"
+  case qemuNBD = "qemu-nbd"
   case nbdkit = "nbdkit"
   case nbdcopy = "nbdcopy"
   case nbdinfo = "nbdinfo"
@@ -26,7 +27,7 @@ package enum Program: String, CaseIterable, Sendable {
     switch self {
     case .qemuStorageDaemon: "qemu-system-common"
     case .qemuSystem: "qemu-system-x86"
-    case .qemuImg: "qemu-utils"
+    case .qemuImg, .qemuNBD: "qemu-utils"
     case .nbdkit: "nbdkit"
     case .nbdcopy, .nbdinfo: "libnbd-bin"
     case .fio: "fio"

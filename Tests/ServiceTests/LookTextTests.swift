@@ -24,6 +24,9 @@ import Testing
     let lines = picture.text.split(separator: "\n")
     #expect(lines[0] == "###." + String(repeating: "x", count: 60))
     #expect(lines[15] == String(repeating: "?", count: 64))
+    var live = MapText.Picture(byteCount: 1 << 20)
+    live.add(MappedExtent(offset: 0, length: 1 << 20, state: .source))
+    #expect(live.text.hasPrefix("~~~~") && live.text.contains("~ source, 1 MiB"))
     #expect(lines.contains("each mark is 1 KiB of 1 MiB") && lines.contains("x released, 400 KiB"))
   }
 }

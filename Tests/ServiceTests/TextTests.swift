@@ -95,6 +95,45 @@ import Testing
         """)
   }
 
+  @Test("lines tell what is left, for how long, and what was given back")
+  func space() throws {
+    var status = try Self.status(isServed: true)
+    func line(_ name: String) -> String? {
+      StatusText.render(status, directory: "/j").split(separator: "\n").first { $0.hasPrefix(name) }
+        .map(String.init)
+    }
+    #expect(line("space") == nil && line("upkeep") == nil)
+    status.liveBytes = 80 << 20
+    status.availableBytes = 2 << 30
+    #expect(line("segments") == "segments  3, 100 MiB (80 MiB live), index 1 MiB")
+    #expect(line("space") == "space     2 GiB left for writers")
+    status.freeBytes = 3 << 30
+    status.reserveBytes = 128 << 20
+    status.quotaBytes = 4 << 30
+    status.secondsToFull = 90
+    status.upkeep = UpkeepReport()
+    #expect(line("upkeep") == nil, "it has done nothing yet")
+    status.upkeep?.unlinkedSegments = 12
+    status.upkeep?.unlinkedBytes = 700 << 20
+    status.upkeep?.punchedBytes = 68 << 20
+    status.upkeep?.writtenBytes = 5 << 20
+    #expect(
+      line("space")
+        == "space     2 GiB left for writers, disk 3 GiB free, reserve 128 MiB, quota 4 GiB, full in 90 s")
+    #expect(
+      line("upkeep") == "upkeep    freed 768 MiB (12 segments removed, 68 MiB punched), moved 5 MiB")
+  }
+
+  @Test("a screen has what fits on it, and nothing of the one before")
+  func screen() {
+    let terminal = Terminal(rows: 3, columns: 5)
+    let (start, clear, rest) = ("\u{1B}[H", "\u{1B}[K", "\u{1B}[J")
+    #expect(terminal.screen("one") == start + "one" + clear + rest)
+    #expect(
+      terminal.screen("123456\n\nthree\nfour\n")
+        == "\(start)12345\(clear)\r\n\(clear)\r\nthree\(clear)\(rest)")
+  }
+
   @Test("a line tells of sources once one was asked")
   func sources() throws {
     func line(_ reads: Int) throws -> Substring? {

@@ -33,4 +33,8 @@ uid_t spw_peer_user(int fd);
 /* An eventfd (CLOEXEC, blocking) at 0: readable once somebody has written to it. */
 int spw_event(void);
 
+/* The size of the terminal behind `fd`; zeroes when it does not say. */
+struct spw_size { unsigned short rows, columns; };
+struct spw_size spw_terminal_size(int fd);
+
 #endif

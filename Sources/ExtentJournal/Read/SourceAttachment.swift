@@ -36,6 +36,20 @@ final class SourceAttachment: @unchecked Sendable {
     return source.state
   }
 
+  /// `state` in one word, for a status. An attachment that has ended is dead.
+  var word: String {
+    do throws(JournalError) {
+      return switch try state() {
+      case .awaited: "awaited"
+      case .alive: "alive"
+      case .dead: "dead"
+      case .unknown: "unknown"
+      }
+    } catch {
+      return "dead"
+    }
+  }
+
   /// As `state`, but asked of the job from here on. Blocks.
   func confirm() throws(JournalError) -> SourceState {
     let answer = source.confirm()

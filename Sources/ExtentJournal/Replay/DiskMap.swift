@@ -8,7 +8,9 @@ package enum ExtentState: String, Sendable, CaseIterable {
   case zero
   /// As the base has it.
   case base
-  /// Not arrived yet; a view waits for it, or reads it from the source.
+  /// Not arrived yet; a view reads it from the source, whose job lives.
+  case source
+  /// Not arrived yet; a view waits for it, or reads it from a source whose job nobody has seen.
   case awaited
   /// Never arrived, and never will.
   case absent
@@ -35,13 +37,20 @@ package struct MappedExtent: Sendable, Equatable {
 
 extension JournalReader {
   /// Calls `body` for each run of `name` (`NAME` or `NAME@GENERATION`) that is alike, in order and without gaps. Returns the
-  /// size of the disk in bytes.
+  /// size of the disk in bytes. What only a daemon knows `served`, its status, says: whether there is a source.
   @discardableResult
   package func forEachState(
-    of name: String, _ body: (MappedExtent) throws(JournalError) -> Void
+    of name: String, served: JournalStatus? = nil, _ body: (MappedExtent) throws(JournalError) -> Void
   ) throws(JournalError) -> UInt64 {
     let (disk, layer) = try find(name)
-    let missing: ExtentState = layer.closure != nil || layer.isComplete ? .absent : .awaited
+    var missing: ExtentState = layer.closure != nil || layer.isComplete ? .absent : .awaited
+    let known = served?.disks.first { $0.name == disk.name }?.generations
+    switch known?.first(where: { $0.number == layer.key.generation.number })?.source {
+    // Neither completion nor time ends a generation whose job lives.
+    case "alive": missing = .source
+    case "dead": missing = .absent
+    default: break
+    }
     var run: MappedExtent?
     let whole = SectorRange(start: 0, count: disk.byteCount / Sector.byteCount)
     try forEachOwnPiece(of: layer, in: whole) { (piece) throws(JournalError) in

@@ -12,15 +12,18 @@ struct ReaderPiece {
 // Generations offline, under the same rules as Disk+Base.swift: what is outside the bitmap is looked up in the base.
 extension JournalReader {
   /// Calls `body` for each piece of `range` of `layer`, in order and without gaps; what falls to the base is there as
-  /// the base has it.
+  /// the base has it. What falls as far as to `floor` is said to be the base's.
   func forEachPiece(
-    of layer: LayerState, in range: SectorRange, depth: Int = 0,
+    of layer: LayerState, in range: SectorRange, downTo floor: LayerKey? = nil, depth: Int = 0,
     _ body: (ReaderPiece) throws(JournalError) -> Void
   ) throws(JournalError) {
     try forEachOwnPiece(of: layer, in: range) { (piece) throws(JournalError) in
-      guard piece.placement == .base else { return try body(piece) }
+      guard piece.placement == .base, layer.baseKey == nil || layer.baseKey != floor else {
+        return try body(piece)
+      }
       let base = try base(of: layer, depth: depth + 1)
-      try forEachPiece(of: base, in: piece.range, depth: depth + 1) { (below) throws(JournalError) in
+      try forEachPiece(of: base, in: piece.range, downTo: floor, depth: depth + 1) {
+        (below) throws(JournalError) in
         guard below.placement != nil else {
           throw JournalError(
             .damaged,
@@ -62,5 +65,31 @@ extension JournalReader {
         .failed, "generation \(base.title), on which generation \(layer.title) stands, is tainted: \(taint)")
     }
     return base
+  }
+
+  /// The sealed generation `name` of the disk of `layer`, on which `layer` stands or stood before it took in what it
+  /// showed of others. `.usage` when there is none.
+  func ancestor(_ name: String, of layer: LayerState, _ disk: DiskBody) throws(JournalError) -> LayerKey {
+    let (_, older) = try find("\(disk.name)@\(name)")
+    guard older.seal != nil else {
+      throw JournalError(.usage, "generation \(name) of disk \(disk.name) is not sealed")
+    }
+    var current: LayerState? = layer
+    while let state = current, state.key > older.key { current = parent(of: state) }
+    guard layer.key != older.key, current?.key == older.key else {
+      throw JournalError(
+        .usage, "generation \(layer.title) of disk \(disk.name) does not stand on generation \(name)")
+    }
+    return older.key
+  }
+
+  /// What `layer` stands on; or, by its seal, what it stood on when it was written.
+  private func parent(of layer: LayerState) -> LayerState? {
+    if let key = layer.baseKey { return catalog.layers.first { $0.key == key && key < layer.key } }
+    // A name is free again after a drop, but never for what is older than its dependents.
+    guard let name = layer.seal.flatMap({ SealRecord($0) })?.base else { return nil }
+    return catalog.layers.first {
+      $0.key.disk == layer.key.disk && $0.key < layer.key && !$0.isDropped && $0.name == name
+    }
   }
 }

@@ -131,6 +131,15 @@ package final class JournalReader: Sendable {
     }
   }
 
+  /// Bytes of frames that some generation shows something of, whole frames; nil when the index cannot be read.
+  private var liveFrameBytes: UInt64? {
+    do throws(LMDBError) {
+      return try index.liveSegments().values.reduce(0) { $0 + UInt64($1.kibibytes) * 1024 }
+    } catch {
+      return nil
+    }
+  }
+
   /// The status as far as the files tell: what only a daemon knows is 0.
   package func status() throws(JournalError) -> JournalStatus {
     var status = JournalStatus(uuid: superblock.journal.description)
@@ -141,6 +150,8 @@ package final class JournalReader: Sendable {
     status.durableThrough = applied.sequence
     status.indexBytes = index.usedByteCount
     (status.segmentCount, status.segmentBytes) = try store.usage()
+    status.liveBytes = liveFrameBytes
+    status.freeBytes = store.freeByteCount
     status.disks = DiskStatus.list(catalog.disks, catalog.layers)
     return status
   }

@@ -1,82 +1,77 @@
-internal import BlockFile
-internal import Bytes
+package import Bytes
 internal import CSupport
 internal import Glibc
 
-/// A raw image being written: a regular file, whose zeroes are holes, or a block device, whose zeroes are written.
-final class RawImage {
-  private let path: String
-  private let descriptor: Int32
-  private let isRegular: Bool
-  private let zeroes: AlignedBuffer
+/// A raw image: a regular file, whose zeroes are holes, or a block device.
+package final class RawImage: ImageSink, ImageReader {
+  private let file: ImageDescriptor
+  /// Whether it reads as zeroes where nothing was written.
+  private let isFresh: Bool
+  /// False once the medium has refused to punch: then zeroes are written.
+  private var punches = true
 
-  /// Opens (or creates) `path` for `byteCount` bytes. A regular file that is not empty needs `force`, and is emptied.
-  init(path: String, byteCount: UInt64, force: Bool) throws(JournalError) {
-    self.path = path
-    let zeroes = AlignedBuffer(byteCount: 1 << 20)
-    var memory = zeroes.mutableBytes
-    memory.zero()
-    self.zeroes = zeroes
-    descriptor = unsafe spw_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-    guard descriptor >= 0 else {
-      throw JournalError(
-        SystemError.isNoSpace(errno) ? .noSpace : .failed, "cannot write \(path): \(SystemError.text(errno))")
-    }
+  /// Creates the file `path`, which must not exist, for a disk of `byteCount` bytes.
+  package init(creating path: String, byteCount: UInt64) throws(JournalError) {
+    file = try ImageDescriptor(opening: path, flags: O_RDWR | O_CREAT | O_EXCL)
+    isFresh = true
+    guard ftruncate(file.number, off_t(byteCount)) == 0 else { throw file.failure("ftruncate") }
+  }
+
+  /// Opens `path`, whose content counts where nothing is written: a regular file of exactly `byteCount` bytes, or a block
+  /// device of as many or more. Anything else is `.usage`.
+  package init(updating path: String, byteCount: UInt64) throws(JournalError) {
+    file = try ImageDescriptor(opening: path, flags: O_RDWR)
+    isFresh = false
     var status = stat()
-    guard unsafe fstat(descriptor, &status) == 0 else { throw Self.failure(path, "fstat") }
-    isRegular = status.st_mode & S_IFMT == S_IFREG
-    guard isRegular || status.st_mode & S_IFMT == S_IFBLK else {
+    guard unsafe fstat(file.number, &status) == 0 else { throw file.failure("fstat") }
+    let found = lseek(file.number, 0, SEEK_END)
+    switch status.st_mode & S_IFMT {
+    case S_IFREG where found == byteCount: break
+    case S_IFBLK where found >= byteCount: break
+    case S_IFREG, S_IFBLK:
+      throw JournalError(.usage, "\(path) has \(found) bytes and the disk has \(byteCount)")
+    default:
       throw JournalError(.usage, "\(path) is neither a regular file nor a block device")
-    }
-    if isRegular {
-      guard status.st_size == 0 || force else {
-        throw JournalError(.usage, "\(path) exists and is not empty; --force overwrites it")
-      }
-      guard ftruncate(descriptor, 0) == 0, ftruncate(descriptor, off_t(byteCount)) == 0 else {
-        throw Self.failure(path, "ftruncate")
-      }
     }
   }
 
-  deinit { close(descriptor) }
+  /// Writes `bytes` at `offset`.
+  package func write(_ bytes: RawSpan, at offset: UInt64) throws(JournalError) {
+    try file.write(bytes, at: offset)
+  }
 
-  /// Writes `bytes` at `offset` (bytes).
-  func write(_ bytes: RawSpan, at offset: UInt64) throws(JournalError) {
+  /// Leaves a hole, or makes one, or writes zeroes where there can be none.
+  package func writeZeroes(_ range: ByteRange) throws(JournalError) {
+    guard !isFresh else { return }
+    if punches {
+      if spw_punch_hole(file.number, off_t(range.start), off_t(range.count)) == 0 { return }
+      // A device takes whole blocks of its own; a filesystem may know no holes.
+      guard [EOPNOTSUPP, ENOSYS, EINVAL].contains(errno) else { throw file.failure("fallocate") }
+      punches = errno == EINVAL
+    }
+    try file.writeZeroes(range.count, at: range.start)
+  }
+
+  /// Syncs it, and lets the page cache forget it, so that `read` asks the disk.
+  package func finish() throws(JournalError) {
+    try file.sync()
+    posix_fadvise(file.number, 0, 0, Int32(POSIX_FADV_DONTNEED))
+  }
+
+  /// Fills `target` from `offset` on.
+  package func read(into target: inout MutableRawSpan, at offset: UInt64) throws(JournalError) {
     var done = 0
-    while done < bytes.byteCount {
-      // SAFETY: the kernel reads at most the rest of the span.
-      let count = unsafe bytes.withUnsafeBytes { raw in
-        unsafe pwrite(descriptor, raw.baseAddress! + done, raw.count - done, off_t(offset) + off_t(done))
+    while done < target.byteCount {
+      // SAFETY: the kernel writes at most the rest of the span.
+      let count = unsafe target.withUnsafeMutableBytes { raw in
+        unsafe pread(file.number, raw.baseAddress! + done, raw.count - done, off_t(offset) + off_t(done))
       }
-      if count < 0 {
-        if errno == EINTR { continue }
-        throw Self.failure(path, "pwrite")
+      if count < 0 && errno == EINTR { continue }
+      guard count >= 0 else { throw file.failure("pread") }
+      guard count > 0 else {
+        throw JournalError(.failed, "\(file.name) ends at byte \(offset + UInt64(done))")
       }
       done += count
     }
-  }
-
-  /// Makes `range` read as zeroes.
-  func writeZeroes(_ range: ByteRange) throws(JournalError) {
-    guard !isRegular else { return }
-    var position = range.start
-    while position < range.end {
-      let count = Int(min(range.end - position, UInt64(zeroes.byteCount)))
-      let buffer = zeroes
-      try write(buffer.bytes.extracting(0..<count), at: position)
-      position += UInt64(count)
-    }
-  }
-
-  /// Makes the image durable.
-  func finish() throws(JournalError) {
-    guard fsync(descriptor) == 0 else { throw Self.failure(path, "fsync") }
-  }
-
-  private static func failure(_ path: String, _ operation: String) -> JournalError {
-    let code = errno
-    return JournalError(
-      SystemError.isNoSpace(code) ? .noSpace : .failed,
-      "\(operation) \(path): \(SystemError.text(code)); the output is incomplete")
   }
 }

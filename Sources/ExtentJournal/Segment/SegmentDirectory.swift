@@ -77,7 +77,8 @@ package struct SegmentFooter: Sendable, Equatable {
   var superblock: SegmentSuperblock
   /// Where the groups end and the directory begins.
   package fileprivate(set) var directoryOffset: UInt64 = 0
-  var directoryByteCount: UInt64 = 0
+  /// Bytes of the directory without the zeroes behind it.
+  package fileprivate(set) var directoryByteCount: UInt64 = 0
   var directoryChecksum: UInt64 = 0
   /// The last batch of the segment; a batch that was durable when the footer was written; the last sequence and chain.
   var lastBatch: UInt64

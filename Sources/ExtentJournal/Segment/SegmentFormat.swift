@@ -7,7 +7,7 @@ internal import Bytes
 /// version without them would take for the torn end of a segment, and moved segments, beside which others have holes.
 enum FormatVersion {
   static let major: UInt16 = 1
-  static let minor: UInt16 = 1
+  static let minor: UInt16 = 2
   /// The incompatible features of what is written.
   static let incompatible: UInt32 = generations | moved
   static let generations: UInt32 = 1

@@ -270,7 +270,29 @@ struct SegmentScanner {
     let first = UInt64(SegmentSuperblock.byteCount)
     var walk = walk
     walk.skipRemoved()
-    return try group(segment, at: first, limit: segment.byteCount(), after: walk) != nil
+    if try group(segment, at: first, limit: segment.byteCount(), after: walk) != nil { return true }
+    return try directoryContinues(segment, walk)
+  }
+
+  /// Whether the first batch of a sealed segment is the next one, as its directory says: upkeep may have given back a part of
+  /// the group.
+  private func directoryContinues(_ segment: OpenSegment, _ walk: Walk) throws(JournalError) -> Bool {
+    guard let footer = try segment.footer(), footer.lastBatch <= walk.durableThrough,
+      let directory = try segment.directory(footer)
+    else { return false }
+    var contents = GroupContents(segment: segment.number, previousChain: walk.position.chain)
+    var isNext = false
+    let bytes = directory.bytes.extracting(0..<Int(footer.directoryByteCount))
+    SegmentDirectory.forEach(bytes) { header, offset in
+      guard let (item, checksum) = SegmentItem.parse(header, seed: segment.salt &+ offset) else {
+        return false
+      }
+      contents.add(item, checksum: checksum, at: offset)
+      guard case .commit(let commit) = item else { return true }
+      isNext = walk.isContinued(by: commit, chain: contents.chainValue)
+      return false
+    }
+    return isNext
   }
 
   private func torn(

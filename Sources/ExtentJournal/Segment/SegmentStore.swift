@@ -47,6 +47,16 @@ final class SegmentStore: @unchecked Sendable {
     try files.allocatedByteCount(Self.name(number, kind))
   }
 
+  /// What the filesystem has free, in bytes; nil when it does not say or knows no bound.
+  var freeByteCount: UInt64? {
+    do throws(FileError) {
+      let free = try files.space().freeByteCount
+      return free == .max ? nil : free
+    } catch {
+      return nil
+    }
+  }
+
   /// How many segments there are and the bytes they take.
   func usage() throws(JournalError) -> (count: UInt64, byteCount: UInt64) {
     do throws(FileError) {

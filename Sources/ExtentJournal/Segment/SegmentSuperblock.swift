@@ -18,7 +18,8 @@ package struct SegmentSuperblock: Equatable, Sendable {
   package var salt: UInt64
   var journal: JournalUUID
   var createdNanoseconds: UInt64
-  var kind = SegmentKind.fresh
+  /// What it takes.
+  package private(set) var kind = SegmentKind.fresh
 
   /// Its size on disk, and where the first group begins.
   package static let byteCount = 4096

@@ -23,19 +23,24 @@ extension Journal {
     } ?? nil
   }
 
+  /// Bytes of segments that are stored for what some generation shows, as of the last commit of the index: of a frame that is
+  /// needed in part its part; of segments that upkeep has not looked at, whole frames. Nil when the index cannot be read.
+  /// Waits for no commit.
+  var liveStoredBytes: UInt64? {
+    let sums: [UInt64: SegmentLiveness]
+    do throws(LMDBError) { sums = try index.current.liveSegments() } catch { return nil }
+    let known = upkeeper.liveBytesOfSegments
+    return sums.reduce(0) { total, entry in
+      if let found = known[entry.key], found.sum == entry.value { return total + found.liveBytes }
+      return total + UInt64(entry.value.kibibytes) * 1024
+    }
+  }
+
   /// What the segments take and what of it is needed.
   package func spaceStatus() throws(JournalError) -> SpaceStatus {
     var status = SpaceStatus()
     status.segmentBytes = try store.usage().byteCount
-    let sums = try indexer.inTurn { (tables) throws(JournalError) in try upkeeper.liveSums(tables) } ?? [:]
-    let known = upkeeper.liveBytesOfSegments
-    for (segment, sum) in sums {
-      if let found = known[segment], found.sum == sum {
-        status.liveBytes += found.liveBytes
-      } else {
-        status.liveBytes += UInt64(sum.kibibytes) * 1024
-      }
-    }
+    status.liveBytes = liveStoredBytes ?? 0
     status.deadBytes = status.segmentBytes - min(status.segmentBytes, status.liveBytes)
     status.reserveBytes = admission.reserveByteCount
     status.upkeep = upkeeper.doneSoFar

@@ -20,6 +20,8 @@ package struct SpaceStatus: Codable, Sendable, Equatable {
 package struct UpkeepReport: Codable, Sendable, Equatable {
   /// Segments that were removed.
   package var unlinkedSegments: UInt64 = 0
+  /// What they took on disk, in bytes.
+  package var unlinkedBytes: UInt64 = 0
   /// Runs that were given back to the filesystem, and their bytes.
   package var punchedRuns: UInt64 = 0
   /// See `punchedRuns`.

@@ -164,7 +164,7 @@ final class Upkeep: @unchecked Sendable {
 
   /// What a turn has found to free.
   private struct FreePlan {
-    var unlinks: [(number: UInt64, kind: SegmentKind)] = []
+    var unlinks: [(number: UInt64, kind: SegmentKind, allocatedBytes: UInt64)] = []
     var removed: [RemovedRun] = []
     var records: [Record] = []
     var punches: [(number: UInt64, runs: [Range<UInt64>])] = []
@@ -283,7 +283,7 @@ final class Upkeep: @unchecked Sendable {
     let isKept = !records.isEmpty || holdsList && removed?.runs.isEmpty == false
     let recordBytes = records.reduce(0) { $0 + UInt64(RecordItem.byteCount($1)) }
     if isKept, allocated < limits.retiredBytesMin + 2 * recordBytes { return false }
-    plan.unlinks.append((number, kind))
+    plan.unlinks.append((number, kind, allocated))
     plan.records += records
     plan.listMoves = plan.listMoves || holdsList
     plan.lastBatch = max(plan.lastBatch, inventory.end.batch)
@@ -337,12 +337,15 @@ final class Upkeep: @unchecked Sendable {
     if !ledger.hooks.has(.freedUnderReaders) { epochs.waitForEarlierReaders() }
     ledger.hooks.reach(.freeing)
     do throws(FileError) {
-      for (number, kind) in plan.unlinks { try store.remove(number, kind) }
+      for unlink in plan.unlinks { try store.remove(unlink.number, unlink.kind) }
       if !plan.unlinks.isEmpty { try store.files.syncNames() }
     } catch {
       throw failure(error)
     }
-    note { $0.unlinkedSegments += UInt64(plan.unlinks.count) }
+    note {
+      $0.unlinkedSegments += UInt64(plan.unlinks.count)
+      $0.unlinkedBytes += plan.unlinks.reduce(0) { $0 + $1.allocatedBytes }
+    }
     for (number, runs) in plan.punches where canPunch { try punch(number, runs) }
     ledger.hooks.reach(.freed)
     ledger.signalSpace()
@@ -462,6 +465,7 @@ extension UpkeepReport {
   func since(_ before: UpkeepReport) -> UpkeepReport {
     var report = self
     report.unlinkedSegments -= before.unlinkedSegments
+    report.unlinkedBytes -= before.unlinkedBytes
     report.punchedRuns -= before.punchedRuns
     report.punchedBytes -= before.punchedBytes
     report.compactedSegments -= before.compactedSegments

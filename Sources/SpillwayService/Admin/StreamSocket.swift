@@ -37,6 +37,14 @@ package final class StreamSocket: Sendable {
     return socket
   }
 
+  /// A descriptor of the same socket for somebody else to take over.
+  func duplicate() throws(ServiceError) -> Int32 {
+    defer { withExtendedLifetime(self) {} }
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    guard copy >= 0 else { throw Self.cannot("use a socket", errno) }
+    return copy
+  }
+
   /// Whether anybody listens at `path`. Costs a connection, which is closed again.
   static func isListening(at path: String) -> Bool {
     do throws(ServiceError) {

@@ -36,6 +36,25 @@ enum TerminationSignals {
   /// Wakes `wait`, from any thread.
   static func wake() { kill(getpid(), SIGUSR1) }
 
+  /// Keeps those of the signals for `wait` that the process was not started to ignore, as nohup has it.
+  static func blockHeeded() {
+    // SAFETY: sigaction fills the structure that it is given; SIG_IGN is the handler with the address 1.
+    let heeded = ending.filter { number in
+      var action = sigaction()
+      guard unsafe sigaction(number, nil, &action) == 0 else { return true }
+      return unsafe unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) != 1
+    }
+    mask(SIG_BLOCK, heeded)
+  }
+
+  /// Ends the process as `number` would have, had it not been kept.
+  static func end(by number: Int32) -> Never {
+    signal(number, SIG_DFL)
+    mask(SIG_UNBLOCK, [number])
+    raise(number)
+    _exit(128 + number)
+  }
+
   /// From here on another signal ends the process at once. The journal then is as after a crash: nothing
   /// acknowledged is lost, the next start recovers it.
   static func endAtOnceFromNowOn() {

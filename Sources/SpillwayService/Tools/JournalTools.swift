@@ -6,7 +6,7 @@ internal import QEMUMonitor
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
   private let directory: JournalLocation
-  private let log: Logger
+  let log: Logger
 
   /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
   package init(_ directory: JournalLocation) {
@@ -16,16 +16,21 @@ package struct JournalTools: Sendable {
 
   /// `spillway status`: the table, or with `asJSON` the `JournalStatus` as JSON with sorted members.
   package func status(asJSON: Bool) throws(ServiceError) -> String {
-    let value: JSONValue
-    if let daemon = try connect() {
-      value = try daemon.execute("status")
-    } else {
-      let reader = try openReader()
-      value = try JSONValue(
-        encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
-    }
-    if asJSON { return try value.text(isPretty: true) + "\n" }
-    return StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
+    let value = try statusValue()
+    return try asJSON ? value.text(isPretty: true) + "\n" : statusTable(value)
+  }
+
+  /// What the journal says of itself: through the daemon, or as far as its files tell.
+  func statusValue() throws(ServiceError) -> JSONValue {
+    if let daemon = try connect() { return try daemon.execute("status") }
+    let reader = try openReader()
+    return try JSONValue(
+      encoding: reportingJournalErrors { () throws(JournalError) in try reader.status() })
+  }
+
+  /// The table for people.
+  func statusTable(_ value: JSONValue) throws(ServiceError) -> String {
+    StatusText.render(try value.decoded(as: JournalStatus.self), directory: directory.path)
   }
 
   /// `spillway ctl`: has the daemon carry out `command`.
@@ -38,29 +43,7 @@ package struct JournalTools: Sendable {
     _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
-  /// `spillway replay`: writes `NAME` or `NAME@GENERATION` to the raw file `output`, sparse.
-  package func replay(
-    _ name: String, to output: String, force: Bool, tainted: Bool
-  ) throws(ServiceError) {
-    try Self.checkName(name)
-    let output = try Self.checkedOutput(output)
-    let reader = try settledReader()
-    var progress = ProgressLine(name)
-    defer { progress.clear() }
-    let report = try reportingJournalErrors { () throws(JournalError) in
-      try Replay.toRawFile(
-        from: reader, disk: name, output: output, force: force, tainted: tainted,
-        progress: { progress.update(done: $0, total: $1) })
-    }
-    progress.clear()
-    if !report.isComplete && report.absentBytes > 0 {
-      log.warning(
-        "the stream of \(name) has not ended: \(ByteCount.text(report.absentBytes)) have not arrived and are zeroes"
-      )
-    }
-  }
-
-  private static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
+  static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
     let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
     for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "\(command) \(name)") }
   }
@@ -71,9 +54,10 @@ package struct JournalTools: Sendable {
   ) throws(ServiceError) {
     try Self.checkName(name, command: "map")
     let reader = try settledReader()
+    let served = try connect()?.execute("status").decoded(as: JournalStatus.self)
     var runs: [MappedExtent] = []
     let byteCount = try reportingJournalErrors { () throws(JournalError) in
-      try reader.forEachState(of: name) { run in
+      try reader.forEachState(of: name, served: served) { run in
         if asPicture { runs.append(run) } else { print(asJSON ? MapText.json(run) : MapText.line(run)) }
       }
     }
@@ -146,19 +130,8 @@ package struct JournalTools: Sendable {
     return (text, report.flawCount == 0)
   }
 
-  /// Names that look like another kind of output: a raw file of that name would only mislead.
-  private static func checkedOutput(_ output: String) throws(ServiceError) -> String {
-    guard !output.isEmpty, output != "-", !output.hasPrefix("nbd:"), !output.hasPrefix("nbd+") else {
-      throw .usage("replay \(output): OUTPUT is the path of a file (./NAME for a name that looks otherwise)")
-    }
-    guard !output.hasSuffix(".qcow2") else {
-      throw .usage("replay \(output): the output is raw; name it so and convert it with qemu-img convert")
-    }
-    return output
-  }
-
   /// A reader that sees everything acknowledged before the call.
-  private func settledReader() throws(ServiceError) -> JournalReader {
+  func settledReader() throws(ServiceError) -> JournalReader {
     if let daemon = try connect() {
       _ = try daemon.execute("checkpoint")
       return try openReader()

@@ -68,7 +68,7 @@ package enum MapText {
     }
 
     private static let marks: [ExtentState: Character] = [
-      .data: "#", .zero: ".", .base: "=", .awaited: "?", .absent: "!", .released: "x",
+      .data: "#", .zero: ".", .base: "=", .source: "~", .awaited: "?", .absent: "!", .released: "x",
     ]
 
     private static func mark(of cell: [ExtentState: UInt64]) -> Character {

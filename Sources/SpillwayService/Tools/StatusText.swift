@@ -5,11 +5,12 @@ package import ExtentJournal
 package enum StatusText {
   /// The table, with a line break after each line.
   package static func render(_ status: JournalStatus, directory: String) -> String {
-    let segments = ByteCount.text(status.segmentBytes)
+    var segments = "\(status.segmentCount), \(ByteCount.text(status.segmentBytes))"
+    if let live = status.liveBytes { segments += " (\(ByteCount.text(live)) live)" }
     var rows: [(String, String)] = [
       ("journal", "\(directory), \(state(status))"),
       ("uuid", status.uuid),
-      ("segments", "\(status.segmentCount), \(segments), index \(ByteCount.text(status.indexBytes))"),
+      ("segments", "\(segments), index \(ByteCount.text(status.indexBytes))"),
     ]
     if status.isServed { rows += served(status) }
     if let failure = status.failure { rows.append(("failure", failure)) }
@@ -31,21 +32,30 @@ package enum StatusText {
     let longest = DurationText.span(nanoseconds: status.longestWaitNanoseconds)
     let reads = "\(status.parkedReads) parked, \(status.waitedReads) have waited, longest \(longest)"
     let rows = [("spool", spool), ("sequence", sequence), ("written", written(status)), ("reads", reads)]
-    return rows + space(status) + source(status)
+    return rows + space(status) + upkeep(status) + source(status)
   }
 
-  /// What is left, once it is bounded or about to be.
+  /// What is left.
   private static func space(_ status: JournalStatus) -> [(String, String)] {
-    guard let available = status.availableBytes, status.quotaBytes != nil || status.secondsToFull != nil
-    else {
-      return []
-    }
+    guard let available = status.availableBytes else { return [] }
     var text = "\(ByteCount.text(available)) left for writers"
+    if let free = status.freeBytes { text += ", disk \(ByteCount.text(free)) free" }
+    if let reserve = status.reserveBytes { text += ", reserve \(ByteCount.text(reserve))" }
     if let quota = status.quotaBytes { text += ", quota \(ByteCount.text(quota))" }
     if let seconds = status.secondsToFull {
       text += ", full in \(DurationText.span(nanoseconds: min(seconds, 10_000_000_000) * 1_000_000_000))"
     }
     return [("space", text)]
+  }
+
+  /// What was given back, once something was.
+  private static func upkeep(_ status: JournalStatus) -> [(String, String)] {
+    guard let done = status.upkeep, done.unlinkedBytes + done.punchedBytes + done.writtenBytes > 0 else {
+      return []
+    }
+    let freed =
+      "freed \(ByteCount.text(done.unlinkedBytes + done.punchedBytes)) (\(done.unlinkedSegments) segments removed, \(ByteCount.text(done.punchedBytes)) punched)"
+    return [("upkeep", "\(freed), moved \(ByteCount.text(done.writtenBytes))")]
   }
 
   /// Where reads got their bytes, once a source was asked.
@@ -82,6 +92,7 @@ package enum StatusText {
       for generation in disk.generations {
         var state = generation.state
         if let reason = generation.endReason { state += " (\(reason))" }
+        if let source = generation.source { state += ", source \(source)" }
         if generation.tainted { state += ", tainted" }
         var kind = generation.kind
         if let base = generation.base { kind += " on \(base)" }
