@@ -43,6 +43,8 @@ final class Ledger: @unchecked Sendable {
   /// Whether a FLUSH waits for the spill.
   var isFlushWaiting: Bool { wantedThrough > spilledThrough }
 
+  /// The drops and merges that the index has not followed, by sequence.
+  private(set) var unsettled: Set<UInt64> = []
   /// What was published since the last index commit began, besides extents.
   private var unindexedRecords: [Record] = []
   /// Where the segments end for the index: the position behind the last published batch.
@@ -113,11 +115,19 @@ final class Ledger: @unchecked Sendable {
 
   /// Throws when another generation stands on `layer`. The caller holds the lock.
   private func requireNoDependent(of layer: LayerKey) throws(JournalError) {
-    guard let dependent = layers.values.first(where: { $0.base == layer }) else { return }
+    guard let dependent = layers.values.first(where: { stands($0, on: layer) }) else { return }
     let title = layers[layer]?.state.title ?? String(layer.generation.number)
     throw JournalError(
       .notPermitted,
       "nothing of generation \(title) can be released, for generation \(dependent.state.title) stands on it")
+  }
+
+  /// Whether `layer` stands on `base`, or will when the index has followed the drops of what is between them.
+  private func stands(_ layer: Layer, on base: LayerKey) -> Bool {
+    guard !layer.state.isDropped else { return false }
+    var next = layer.base
+    while let key = next, key != base, let below = layers[key], below.state.isDropped { next = below.base }
+    return next == base
   }
 
   /// Sequences up to `last` were used by what a crash cut off.
@@ -178,6 +188,7 @@ final class Ledger: @unchecked Sendable {
       progress.broadcast()
     case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed, .drop, .merge:
       layers[record.layer]?.state.apply(record)
+      if MergeBody(record) != nil { unsettled.insert(record.sequence) }
     case .data, .zero, .trim, .base, .release, .removed:
       break
     }
@@ -336,6 +347,7 @@ final class Ledger: @unchecked Sendable {
   /// through the old one, whose rows stay until it has left. The caller holds the lock.
   private func settle(_ record: Record) {
     guard let body = MergeBody(record) else { return }
+    unsettled.remove(record.sequence)
     for dependent in body.dependents {
       let key = LayerKey(disk: record.layer.disk, generation: GenerationID(number: dependent))
       layers[key]?.state.rebase(to: body.newBase)
