@@ -73,6 +73,12 @@ package enum Stage: String, Sendable {
   case baseWanted
   /// The source gave its bytes; neither the job was asked nor the journal looked in.
   case sourceRead
+  /// A write, zeroing or release was compared with what is there, edges included; it is not committed.
+  case writeCompared
+  /// A checkpoint is closed and the next generation takes the writes; nothing of it need be durable.
+  case checkpointOpened
+  /// It was read back and summed up; it has no seal.
+  case checkpointSummed
   /// A generation is pre-sealed, durably.
   case generationPreSealed
   /// A generation is sealed, durably.

@@ -50,7 +50,8 @@ extension Journal {
     if isChanged { try indexer.run() }
   }
 
-  private func dropInTurn(_ layer: Layer, _ disk: String) throws(JournalError) {
+  /// The caller has the disk's generation turn, and runs the indexer after it.
+  func dropInTurn(_ layer: Layer, _ disk: String) throws(JournalError) {
     try settleMerges()
     let all = layers(of: layer.key.disk)
     guard let state = all.first(where: { $0.layer === layer })?.state, !state.isDropped else { return }
