@@ -1,19 +1,34 @@
 internal import Threads
 
-/// One disk of a journal: the handle through which its open generation is written and read.
+/// One disk of a journal: the handle through which a generation of it is written and read.
+///
+/// The handle of a snapshot disk is bound to a generation. That of a device disk follows: it is of the generation that is
+/// open whenever it is asked, unless it was asked for by a generation's name.
 ///
 /// All methods may be called from any thread.
 package final class Disk: Sendable {
   let journal: Journal
   private let body: DiskBody
-  /// The generation that the handle is bound to.
-  let layer: Layer
+  private let bound: Layer
+  private let open: OpenGeneration?
 
-  init(_ journal: Journal, _ body: DiskBody, _ layer: Layer) {
+  /// A handle that is bound to `layer`, or with `open` follows that.
+  init(_ journal: Journal, _ body: DiskBody, _ layer: Layer, following open: OpenGeneration? = nil) {
     self.journal = journal
-    self.layer = layer
+    bound = layer
+    self.open = open
     self.body = body
   }
+
+  /// The generation that the handle is of now. What belongs together is done with one answer: of a device disk the next may
+  /// be another. May be asked under the ledger's lock, under which it does not change.
+  var layer: Layer { open?.layer ?? bound }
+
+  /// Whether the handle is of whatever generation is open.
+  var isFollowing: Bool { open != nil }
+
+  /// A handle of the same disk that is bound to `layer`.
+  func bound(to layer: Layer) -> Disk { Disk(journal, body, layer) }
 
   /// The numbers of disk and generation.
   package var key: LayerKey { layer.key }

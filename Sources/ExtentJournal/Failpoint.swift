@@ -75,6 +75,12 @@ package enum Stage: String, Sendable {
   case sourceRead
   /// A replay has written everything; nothing is synced, and a file has not got its name.
   case replayWritten
+  /// A write, zeroing or release was compared with what is there, edges included; it is not committed.
+  case writeCompared
+  /// A checkpoint is closed and the next generation takes the writes; nothing of it need be durable.
+  case checkpointOpened
+  /// It was read back and summed up; it has no seal.
+  case checkpointSummed
   /// A generation is pre-sealed, durably.
   case generationPreSealed
   /// A generation is sealed, durably.

@@ -21,7 +21,7 @@ extension Journal {
           "disk \(name) is a \(body.mode.rawValue) disk in this journal, not \(mode.rawValue); leave the mode out or use another name"
         )
       }
-      return Disk(self, body, newestLayer(of: id))
+      return newest(of: id, body)
     }
     guard let byteCount else {
       throw JournalError(.usage, "the journal has no disk \(name); give its size")
@@ -46,7 +46,7 @@ extension Journal {
     try append(.disk, LayerKey(disk: id, generation: GenerationID(number: 1)), body: body.encoded)
     try finishCreations()
     try flush()
-    return Disk(self, body, newestLayer(of: id))
+    return newest(of: id, body)
   }
 
   /// Opens the first generation of disks that have none: new ones, and those that a crash left half made.
@@ -63,9 +63,14 @@ extension Journal {
     return begun
   }
 
+  /// The handle of a disk's newest generation that lists show; of a device disk one that follows.
+  func newest(of id: DiskID, _ body: DiskBody) -> Disk {
+    Disk(self, body, newestLayer(of: id), following: ledger.lock.withLock { ledger.open[id] })
+  }
+
   /// All disks, by name, with their newest generations that lists show.
   package var disks: [Disk] {
     ledger.lock.withLock { ledger.disks }
-      .map { Disk(self, $0.value, newestLayer(of: $0.key)) }.sorted { $0.name < $1.name }
+      .map { newest(of: $0.key, $0.value) }.sorted { $0.name < $1.name }
   }
 }

@@ -249,6 +249,7 @@ package final class Journal: @unchecked Sendable {
     try timekeeper.start()
     try upkeeper.start()
     let begun = try finishCreations()
+    try finishCheckpoints()
     for layer in ring.file.taints {
       try taintAgain(layer, "a write contradicted what had arrived, or was dropped")
     }

@@ -104,7 +104,8 @@ package struct GenerationStatus: Codable, Sendable {
   package var base: String?
   /// What its owner knows it by; nil when it did not say.
   package var tag: String?
-  /// `arriving`, `complete`, `pre-sealed`, `sealed` or `ended`.
+  /// `arriving`, `complete`, `pre-sealed`, `sealing` (of a checkpoint, while the next one takes the writes), `sealed` or
+  /// `ended`.
   package var state: String
   /// Why it was ended; nil when it was not.
   package var endReason: String?
@@ -118,23 +119,24 @@ package struct GenerationStatus: Codable, Sendable {
   /// Why it is broken; nil when it is not.
   package var taintReason: String?
 
-  init(_ state: LayerState, base: String?, source: String?) {
+  init(_ state: LayerState, base: String?, isNewest: Bool, source: String?) {
     self.source = source
     name = state.name.isEmpty ? nil : state.name
     number = state.key.generation.number
     kind = state.kind.word
     self.base = base
     tag = state.tag.isEmpty ? nil : state.tag
-    self.state = Self.word(state)
+    self.state = Self.word(state, isNewest)
     endReason = state.end
     isComplete = state.isComplete
     tainted = state.taint != nil
     taintReason = state.taint
   }
 
-  private static func word(_ state: LayerState) -> String {
+  private static func word(_ state: LayerState, _ isNewest: Bool) -> String {
     if state.seal != nil { return "sealed" }
     if state.end != nil { return "ended" }
+    if state.kind == .checkpoint, !isNewest { return "sealing" }
     if state.preSeal != nil { return "pre-sealed" }
     return state.isComplete ? "complete" : "arriving"
   }
@@ -146,16 +148,25 @@ extension DiskStatus {
     _ disks: [DiskID: DiskBody], _ layers: [LayerState], source: (LayerKey) -> String? = { _ in nil }
   ) -> [DiskStatus] {
     disks.sorted { $0.value.name < $1.value.name }.map { (id, body) in
-      let generations = layers.filter { $0.key.disk == id && !$0.isHidden }.sorted { $0.key < $1.key }.map {
-        GenerationStatus($0, base: base(of: $0, in: layers), source: source($0.key))
+      let own = layers.filter { $0.key.disk == id }.sorted { $0.key < $1.key }
+      let generations = own.filter { !$0.isHidden }.map {
+        GenerationStatus(
+          $0, base: base(of: $0, in: own), isNewest: $0.key == own.last?.key, source: source($0.key))
       }
       return DiskStatus(
         name: body.name, byteCount: body.byteCount, mode: body.mode.rawValue, generations: generations)
     }
   }
 
+  /// The next one that lists show: those between have no name, and are merged soon.
   private static func base(of state: LayerState, in layers: [LayerState]) -> String? {
-    state.baseKey.map { key in layers.first { $0.key == key }?.title ?? String(key.generation.number) }
+    var next = state.baseKey
+    while let key = next {
+      guard let below = layers.first(where: { $0.key == key }) else { return String(key.generation.number) }
+      guard below.isHidden else { return below.title }
+      next = below.baseKey
+    }
+    return nil
   }
 }
 

@@ -34,6 +34,8 @@ final class Layer: @unchecked Sendable {
   var isSettled = false
   /// Whether its rows are on their way out.
   var isBuried = false
+  /// The checkpoint that was opened on it and takes the writes of its device disk from then on.
+  var successor: Layer?
   var state: LayerState
   /// Whether the record that says so has its sequence. (A taint is marked in memory and in the ring before.)
   var hasTaintRecord = false
@@ -51,10 +53,13 @@ final class Layer: @unchecked Sendable {
   var isComplete: Bool { state.isComplete }
   var taint: String? { state.taint }
 
+  /// Whether what is absent was never written and reads as zeroes for good: of a checkpoint that takes no more writes.
+  var absentIsZero: Bool { kind == .checkpoint && (successor != nil || state.isClosed) }
+
   /// Whether what is absent may be read from the source: not before it is known what is outside the bitmap, where the
   /// guest overwrites without telling anybody.
   var takesSource: Bool {
-    if state.isClosed { return false }
+    if state.isClosed || successor != nil { return false }
     return kind != .incremental || state.bitmapIsWhole
   }
 

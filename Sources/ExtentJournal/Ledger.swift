@@ -27,6 +27,8 @@ final class Ledger: @unchecked Sendable {
 
   private(set) var disks: [DiskID: DiskBody] = [:]
   private(set) var layers: [LayerKey: Layer] = [:]
+  /// Which generation of a device disk takes its writes.
+  private(set) var open: [DiskID: OpenGeneration] = [:]
 
   /// The last sequence that is in force.
   private(set) var lastSequence: UInt64 = 0
@@ -43,6 +45,8 @@ final class Ledger: @unchecked Sendable {
   /// Whether a FLUSH waits for the spill.
   var isFlushWaiting: Bool { wantedThrough > spilledThrough }
 
+  /// The drops and merges that the index has not followed, by sequence.
+  private(set) var unsettled: Set<UInt64> = []
   /// What was published since the last index commit began, besides extents.
   private var unindexedRecords: [Record] = []
   /// Where the segments end for the index: the position behind the last published batch.
@@ -93,39 +97,88 @@ final class Ledger: @unchecked Sendable {
   /// serve; wake them after the acknowledgement was sent. The caller does not hold the lock.
   func commit(
     _ slot: SpoolSlot, of file: SpoolFile, _ kind: RecordKind, _ layer: LayerKey, _ range: SectorRange,
-    body: [UInt8] = [], allZero: Bool = false
+    body: [UInt8] = []
   ) throws(JournalError) -> [ParkedRead] {
-    lock.lock()
-    defer { lock.unlock() }
+    try commit([RecordDraft(slot: slot, kind: kind, layer: layer, range: range, body: body)], of: file)
+  }
+
+  /// As above, of sectors of `layer`; nil for a caller that is `following` a device disk when another generation has taken
+  /// the layer's place: the record is to be compared with what that one holds, and committed to it.
+  func commit(
+    _ slot: SpoolSlot, of file: SpoolFile, _ kind: RecordKind, _ layer: LayerKey, _ range: SectorRange,
+    allZero: Bool, following: Bool
+  ) throws(JournalError) -> [ParkedRead]? {
+    try lock.withLock { () throws(JournalError) in
+      if following, layers[layer]?.successor != nil, !hooks.has(.writtenBehindSeal) { return nil }
+      return try commitHeld(
+        RecordDraft(slot: slot, kind: kind, layer: layer, range: range, allZero: allZero), of: file)
+    }
+  }
+
+  /// Makes `drafts` true with neighbouring sequences: nobody sees some of them, though a crash may leave the first ones.
+  /// The first is refused or all are taken; all are refused when `closed` may not be sealed.
+  func commit(
+    _ drafts: [RecordDraft], of file: SpoolFile, closing closed: Layer? = nil
+  ) throws(JournalError) -> [ParkedRead] {
+    try lock.withLock { () throws(JournalError) in
+      if let refusal = closed?.refusal(of: .seal, []) { throw refusal }
+      var woken: [ParkedRead] = []
+      for draft in drafts { woken += try commitHeld(draft, of: file) }
+      return woken
+    }
+  }
+
+  private func commitHeld(_ draft: RecordDraft, of file: SpoolFile) throws(JournalError) -> [ParkedRead] {
     if let failure { throw failure }
-    if let layer = layers[layer], let refusal = layer.refusal(of: kind, body) { throw refusal }
-    if kind == .release { try requireNoDependent(of: layer) }
+    if let layer = layers[draft.layer], let refusal = layer.refusal(of: draft.kind, draft.body),
+      !(layer.successor != nil && hooks.has(.writtenBehindSeal))
+    {
+      throw refusal
+    }
+    if draft.kind == .release { try requireNoDependent(of: draft.layer) }
     lastSequence = max(lastSequence, usedThrough) + 1
-    let effective = allZero ? RecordKind.zero : kind
+    let effective = draft.allZero ? RecordKind.zero : draft.kind
     hooks.reach(.recordFilled)
     if !hooks.has(.ackBeforeCommitWord) {
-      file.commit(slot.position, sequence: lastSequence, allZero: allZero)
+      file.commit(draft.slot.position, sequence: lastSequence, allZero: draft.allZero)
     }
     hooks.reach(.recordTrue)
-    let record = Record(kind: effective, layer: layer, sequence: lastSequence, range: range, body: body)
-    return add(PendingRecord(record: record, slot: slot, since: MonotonicClock.nanoseconds()))
+    let record = Record(
+      kind: effective, layer: draft.layer, sequence: lastSequence, range: draft.range, body: draft.body)
+    return add(PendingRecord(record: record, slot: draft.slot, since: MonotonicClock.nanoseconds()))
   }
 
   /// Throws when another generation stands on `layer`. The caller holds the lock.
   private func requireNoDependent(of layer: LayerKey) throws(JournalError) {
-    guard let dependent = layers.values.first(where: { $0.base == layer }) else { return }
+    guard let dependent = layers.values.first(where: { stands($0, on: layer) }) else { return }
     let title = layers[layer]?.state.title ?? String(layer.generation.number)
     throw JournalError(
       .notPermitted,
       "nothing of generation \(title) can be released, for generation \(dependent.state.title) stands on it")
   }
 
+  /// Whether `layer` stands on `base`, or will when the index has followed the drops of what is between them.
+  private func stands(_ layer: Layer, on base: LayerKey) -> Bool {
+    guard !layer.state.isDropped else { return false }
+    var next = layer.base
+    while let key = next, key != base, let below = layers[key], below.state.isDropped { next = below.base }
+    return next == base
+  }
+
   /// Sequences up to `last` were used by what a crash cut off.
   func skipSequences(through last: UInt64) { lock.withLock { usedThrough = max(usedThrough, last) } }
 
   /// Takes over a record that the ring kept through a crash. In sequence order, before anything else runs.
+  ///
+  /// A write stands in the ring under the generation for which it was reserved. When that was closed at its sequence it
+  /// belongs to the one that was open then, as at its commit.
   func recover(_ pending: PendingRecord) {
     lock.withLock {
+      var pending = pending
+      let key = pending.record.layer
+      if pending.record.kind.isWrite, layers[key]?.successor != nil, !hooks.has(.ringNamesGeneration) {
+        pending.record.layer = open[key.disk]?.layer.key ?? key
+      }
       lastSequence = pending.record.sequence
       _ = add(pending)
     }
@@ -156,6 +209,11 @@ final class Ledger: @unchecked Sendable {
       layer.spooled.insert(
         record.range, SpoolPlace(sequence: record.sequence, kind: record.kind, position: position))
       return woken(layer.parked.take(overlapping: record.range))
+    case .begin:
+      let closed = open[record.layer.disk]?.layer
+      applyToCatalog(record)
+      // Who waits for what a device has not written looks again: it reads as zeroes now.
+      return woken(closed?.parked.takeAll() ?? [])
     default:
       applyToCatalog(record)
       guard record.kind.settlesWaits, let layer = layers[record.layer] else { return [] }
@@ -169,7 +227,7 @@ final class Ledger: @unchecked Sendable {
       disks[record.layer.disk] = DiskBody(record.body)
     case .begin:
       guard layers[record.layer] == nil, let state = LayerState(begunBy: record) else { return }
-      layers[record.layer] = Layer(state: state)
+      insert(Layer(state: state))
     case .taint where record.layer == .journal:
       if loss == nil { loss = String(decoding: record.body, as: UTF8.self) }
     case .taint:
@@ -178,9 +236,23 @@ final class Ledger: @unchecked Sendable {
       progress.broadcast()
     case .complete, .bitmapWhole, .preSeal, .seal, .end, .source, .speed, .drop, .merge:
       layers[record.layer]?.state.apply(record)
+      if MergeBody(record) != nil { unsettled.insert(record.sequence) }
     case .data, .zero, .trim, .base, .release, .removed:
       break
     }
+  }
+
+  /// Takes in a layer that is newer than the others of its disk. On a device disk it takes the writes from now on.
+  private func insert(_ layer: Layer) {
+    layers[layer.key] = layer
+    guard disks[layer.key.disk]?.mode == .device else { return }
+    guard let open = open[layer.key.disk] else {
+      self.open[layer.key.disk] = OpenGeneration(layer)
+      return
+    }
+    layer.keepsTombstones = open.layer.keepsTombstones
+    open.layer.successor = layer
+    open.layer = layer
   }
 
   /// Marks a layer as broken in memory, before the record that says so. `isFirst` when it was not before. The caller
@@ -336,6 +408,7 @@ final class Ledger: @unchecked Sendable {
   /// through the old one, whose rows stay until it has left. The caller holds the lock.
   private func settle(_ record: Record) {
     guard let body = MergeBody(record) else { return }
+    unsettled.remove(record.sequence)
     for dependent in body.dependents {
       let key = LayerKey(disk: record.layer.disk, generation: GenerationID(number: dependent))
       layers[key]?.state.rebase(to: body.newBase)
@@ -381,7 +454,7 @@ final class Ledger: @unchecked Sendable {
     lock.withLock {
       self.loss = loss
       self.disks = disks
-      for state in states { layers[state.key] = Layer(state: state) }
+      for state in states.sorted(by: { $0.key < $1.key }) { insert(Layer(state: state)) }
       published = applied
       indexed = applied
       spilledThrough = applied.sequence
@@ -460,15 +533,5 @@ final class Ledger: @unchecked Sendable {
       counters.longestWaitNanoseconds = max(counters.longestWaitNanoseconds, now - min(now, read.since))
     }
     return reads
-  }
-}
-
-extension RecordKind {
-  /// Whether the record sets sectors (data, zero, trim, base, release).
-  var hasExtent: Bool { rawValue <= RecordKind.release.rawValue }
-
-  /// Whether what reads of its generation wait for may never come after it.
-  var settlesWaits: Bool {
-    self == .complete || self == .taint || self == .seal || self == .end || self == .drop
   }
 }

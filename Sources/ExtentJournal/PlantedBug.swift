@@ -45,6 +45,12 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case tombstoneOverwritten
   /// The rows of a dropped generation go while a reader that looked before goes through them.
   case buriedUnderReaders
+  /// A write that was reserved before a checkpoint was closed is committed to it.
+  case writtenBehindSeal
+  /// Recovery believes the generation that the ring names, though it was closed at the write's sequence.
+  case ringNamesGeneration
+  /// A generation that was opened on a checkpoint is served without falling to it.
+  case checkpointLeftOpen
   /// A seal is answered before it survives power loss.
   case sealNotFlushed
   /// Rule B, of segments: a reader leaves its epoch before it has read its frames.

@@ -8,7 +8,7 @@ internal import Threads
 // NBD errors.
 
 /// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows its newest generation while it
-/// arrives, and `NAME@GENERATION` shows the one of that name, whatever its state.
+/// arrives (of a device disk always the open one), and `NAME@GENERATION` shows the one of that name, whatever its state.
 ///
 /// A socket for readers shows views only; the empty name is the one disk's export there is.
 struct JournalExports: ExportDirectory {
@@ -87,7 +87,8 @@ struct JournalExports: ExportDirectory {
 
   func open(_ name: String) throws(ExportError) -> any ExportSession {
     switch resolve(name) {
-    // The connection stays with the generation that is open now, also when another takes its place.
+    // On a snapshot disk the connection stays with the generation that is open now, also when another takes its place; on a
+    // device disk it writes to the one that is open then.
     case .ingest(let disk): IngestSession(disk, streams)
     case .view(let disk, _): ViewSession(disk, journal, rules, streams.log)
     case nil: throw ExportError(.invalid, "no export \(name)")
@@ -103,7 +104,8 @@ struct ViewRules: Sendable {
   var isReadOnce = false
 }
 
-/// Which connections have written to which generation: when the last of them says good-bye, the stream is complete.
+/// Which connections have written to which generation, or to which device disk, whose connections outlive generations:
+/// when the last of them says good-bye, the stream is complete.
 final class Streams: @unchecked Sendable {
   // Sendable: guarded by `lock`.
   private let lock = Lock()
@@ -115,7 +117,7 @@ final class Streams: @unchecked Sendable {
 
     init(_ disk: Disk) {
       self.disk = disk.name
-      generation = disk.generationNumber
+      generation = disk.mode == .device ? 0 : disk.generationNumber
     }
   }
 

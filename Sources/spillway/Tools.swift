@@ -41,7 +41,8 @@ struct Control: ParsableCommand {
     discussion: """
       complete NAME           no more data comes for the disk; waiting reads are settled
       begin NAME GENERATION   open a new generation of a snapshot disk; the one before must be sealed
-      seal NAME GENERATION    close the open generation, whole and for good; it is named so if it has no name
+      seal NAME GENERATION    close the open generation, whole and for good; it is named so if it has no name.
+                              On a device disk a checkpoint of what was written; writing goes on
       release NAME[@GENERATION] OFFSET LENGTH
                               give up a range, in bytes: it cannot be read any more, and its space is freed
       drop NAME@GENERATION    forget a generation; what others show of it they keep

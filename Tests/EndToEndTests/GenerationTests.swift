@@ -123,17 +123,6 @@ extension EndToEnd {
       #expect(try run("verify", "--json").outputText.contains("\"flawCount\" : 1"))
     }
 
-    @Test("a device disk has checkpoints of its own and says so")
-    func device() throws {
-      let daemon = try SpillwayDaemon(journal: journal, disks: ["vda=1M"], in: directory)
-      for action in ["begin", "seal"] {
-        let refused = try run("ctl", action, "vda", "monday")
-        #expect(refused.status == .exited(2) && refused.errorLines.first?.contains("device disk") == true)
-        #expect(try run("ctl", action, "vda").status == .exited(2))
-      }
-      try daemon.shutDown()
-    }
-
     @Test("ctl drop forgets a generation, --keep older ones, and what is left is what it was")
     func drop() throws {
       let daemon = try SpillwayDaemon(

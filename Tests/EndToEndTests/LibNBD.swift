@@ -44,7 +44,10 @@ enum LibNBD {
     try Program.python.start(["-c", opening + script] + uris)
   }
 
+  /// All of the program that `script` becomes; the URIs, and whatever else it finds in `uris`, are its arguments.
+  static func script(_ script: String) -> String { opening + "h = connect(uris[0])\n" + script }
+
   private static func start(_ script: String, _ uris: [String]) throws -> ChildProcess {
-    try Program.python.start(["-c", opening + "h = connect(uris[0])\n" + script] + uris)
+    try Program.python.start(["-c", Self.script(script)] + uris)
   }
 }

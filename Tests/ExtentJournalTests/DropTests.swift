@@ -47,6 +47,29 @@ import Testing
     #expect(try setup.image("d@\(names[2])").count == Int(Setup.byteCount))
   }
 
+  @Test(
+    "a drop that comes before the index has followed the one before it forgets nobody", arguments: [0, 2])
+  func twoDrops(second: Int) throws {
+    let setup = try Setup()
+    let names = try setup.chain(4)
+    let before = try names.map { try setup.versions($0) }
+    try setup.journal.drop(names[1], of: "d")
+    try setup.fixture.close()
+    try setup.fixture.removeIndex()
+    try setup.fixture.open()
+    try setup.journal.drop(names[second], of: "d")
+    for index in [0, 2, 3] where index != second {
+      #expect(try setup.versions(names[index]) == before[index])
+    }
+    #expect(
+      failure {
+        try setup.journal.generation(of: "d", named: names[second == 0 ? 2 : 0]).release(Setup.range(0..<1))
+          .wake()
+      } == .notPermitted)
+    try setup.journal.checkpoint()
+    #expect(try setup.verify().flaws == [])
+  }
+
   @Test("a chain is dropped from either end, and the last one has it all")
   func wholeChain() throws {
     for fromTheTop in [false, true] {

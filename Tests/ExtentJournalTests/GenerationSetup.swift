@@ -4,7 +4,7 @@ import Foundation
 import TestKit
 import Testing
 
-/// A snapshot disk whose generations are begun, filled and sealed, in blocks of 64 KiB.
+/// A disk whose generations are begun, filled and sealed, in blocks of 64 KiB.
 struct GenerationSetup {
   static let block: UInt64 = 64 << 10
   static let blockCount: UInt64 = 16
@@ -12,12 +12,15 @@ struct GenerationSetup {
 
   let fixture: JournalFixture
 
-  init(options change: (inout JournalOptions) -> Void = { _ in }, hooks: TestHooks = TestHooks()) throws {
+  init(
+    mode: DiskMode = .snapshot, options change: (inout JournalOptions) -> Void = { _ in },
+    hooks: TestHooks = TestHooks()
+  ) throws {
     fixture = try JournalFixture(change)
     fixture.host.hooks = hooks
     try fixture.close()
     try fixture.open()
-    try fixture.makeDisk("d", byteCount: Self.byteCount, mode: .snapshot)
+    try fixture.makeDisk("d", byteCount: Self.byteCount, mode: mode)
   }
 
   var journal: Journal { fixture.journal }
@@ -80,6 +83,17 @@ struct GenerationSetup {
       if bytes.allSatisfy({ $0 == 0 }) { return 0 }
       return (1...9).first { bytes == Self.content(index, $0) } ?? -1
     }
+  }
+
+  /// Whether the blocks of `name` have the versions that are expected.
+  func shows(_ name: String, _ versions: [Int]) throws -> Bool {
+    for (index, version) in zip(0..<Self.blockCount, versions) {
+      let wanted =
+        version == 0 ? [UInt8](repeating: 0, count: Int(Self.block)) : Self.content(index, version)
+      let isRight = try view(name, index..<index + 1) == wanted
+      if !isRight { return false }
+    }
+    return true
   }
 
   func image(_ name: String, tainted: Bool = false) throws -> [UInt8] {

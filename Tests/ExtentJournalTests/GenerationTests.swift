@@ -237,7 +237,7 @@ import Testing
     try setup.fixture.makeDisk("device", byteCount: 1 << 20, mode: .device)
     #expect(failure { _ = try setup.journal.begin("device", GenerationRequest(name: "x")) } == .usage)
     #expect(
-      failure { try setup.journal.generation(of: "device", named: "live").seal(as: "x") } == .usage)
+      failure { try setup.journal.generation(of: "device", named: "live").end("x") } == .usage)
     #expect(failure { _ = try setup.journal.generation(of: "d", named: "nope") } == .usage)
   }
 

@@ -36,6 +36,8 @@ final class Machine {
   /// The shortest prefix that is allowed.
   private(set) var durable = 0
   private var nextNumber: UInt32 = 1
+  private var checkpoints: [Checkpoint] = []
+  private var checkpointCount = 0
   private var contents: [UInt32: [UInt8]] = [0: [UInt8](repeating: 0, count: 512)]
   private let buffer = AlignedBuffer(byteCount: volumeSectorCount * 512)
 
@@ -74,6 +76,7 @@ final class Machine {
     boots = other.boots
     (states, durable, contents) = (other.states, other.durable, other.contents)
     nextNumber = other.nextNumber
+    (checkpoints, checkpointCount) = (other.checkpoints, other.checkpointCount)
     let files = FileManager.default
     for folder in ["j", "j/index", "j/segments"] {
       try files.createDirectory(atPath: directory.file(folder), withIntermediateDirectories: false)
@@ -87,6 +90,15 @@ final class Machine {
   deinit {
     held = nil
     journal?.abandon()
+  }
+
+  /// A sealed moment of one disk.
+  private struct Checkpoint {
+    var name: String
+    var volume: Int
+    var content: ArraySlice<UInt32>
+    /// Whether it may be there and may not: what was asked for was not answered.
+    var isDoubtful = true
   }
 
   // MARK: - Life and death
@@ -146,6 +158,7 @@ final class Machine {
     let lost = states.count - 1 - index
     states = [found]
     durable = 0
+    try compareCheckpoints(note)
     return lost
   }
 
@@ -170,6 +183,7 @@ final class Machine {
       throw Violation("\(note): the content is not what was acknowledged: \(describe(found))")
     }
     states.append(found)
+    try compareCheckpoints(note)
   }
 
   /// The process dies and starts again without the index, which it builds from the segments: what it finds must be what
@@ -192,6 +206,7 @@ final class Machine {
       throw Violation("\(note): a rebuild of the index reports damage: \(damage.message)")
     }
     states.append(found)
+    try compareCheckpoints(note)
   }
 
   /// Loses power, and loses it again after `count` operations of the recovery. Returns whether it came to that.
@@ -249,6 +264,31 @@ final class Machine {
       try journal.checkpoint()
       durable = states.count - 1
       if let flaw = try journal.livenessFlaw() { throw Violation("after a checkpoint \(flaw)") }
+    case .seal(let volume):
+      checkpointCount += 1
+      let range = volume * Self.volumeSectorCount..<(volume + 1) * Self.volumeSectorCount
+      let index = checkpoints.count
+      checkpoints.append(
+        Checkpoint(name: "c\(checkpointCount)", volume: volume, content: states[states.count - 1][range]))
+      try volumes[volume].seal(as: checkpoints[index].name)
+      checkpoints[index].isDoubtful = false
+      durable = states.count - 1
+      try compareCheckpoints("after a seal", mayFail: true)
+    case .drop(let volume):
+      // The newest stays: the disk stands on it.
+      let own = checkpoints.indices.filter { checkpoints[$0].volume == volume }
+      guard own.count > 1, let index = own.first else { return try journal.flush() }
+      let wasDoubtful = checkpoints[index].isDoubtful
+      checkpoints[index].isDoubtful = true
+      do throws(JournalError) {
+        try journal.drop(checkpoints[index].name, of: volumes[volume].name)
+      } catch {
+        // It never came to be, and so nothing was done.
+        guard wasDoubtful, error.kind == .usage else { throw error }
+        try journal.flush()
+      }
+      checkpoints.remove(at: index)
+      try compareCheckpoints("after a drop", mayFail: true)
     case .upkeep:
       switch Result(catching: { () throws(JournalError) in try journal.upkeep() }) {
       case .success(let report):
@@ -327,6 +367,35 @@ final class Machine {
     return numbers
   }
 
+  /// Every checkpoint must be there, unless nobody was told so, and show what its disk held when it was sealed. With
+  /// `mayFail` the disk may refuse to read.
+  private func compareCheckpoints(_ note: String, mayFail: Bool = false) throws {
+    guard let journal else { preconditionFailure("the machine is off") }
+    for index in checkpoints.indices.reversed() {
+      let checkpoint = checkpoints[index]
+      guard
+        let disk = journal.generations.first(where: {
+          $0.name == volumes[checkpoint.volume].name && $0.generationName == checkpoint.name
+        })
+      else {
+        guard checkpoint.isDoubtful else { throw Violation("\(note): \(checkpoint.name) is gone") }
+        checkpoints.remove(at: index)
+        continue
+      }
+      guard disk.isSealed else { throw Violation("\(note): \(checkpoint.name) has a name and no seal") }
+      let found: [UInt32]
+      do {
+        found = try read(disk, ByteRange(start: 0, end: disk.byteCount), "\(note): \(checkpoint.name)")
+      } catch let error as JournalError {
+        if mayFail { continue }
+        throw Violation("\(note): \(checkpoint.name) cannot be read: \(error.message)", error)
+      }
+      guard found.elementsEqual(checkpoint.content) else {
+        throw Violation("\(note): \(checkpoint.name) is not what was sealed: \(describe(found))")
+      }
+    }
+  }
+
   /// As `content`, in reads of four sectors; nil for those that are reported as damaged, by name of the place.
   func readableContent(_ note: String) throws -> [UInt32?] {
     var numbers: [UInt32?] = []
@@ -346,10 +415,16 @@ final class Machine {
   /// The operation numbers of some sectors of one disk.
   func read(_ start: Int, _ count: Int, _ note: String) throws -> [UInt32] {
     let (volume, range) = place(start, count)
+    return try read(volume, range, note, from: start)
+  }
+
+  private func read(_ disk: Disk, _ range: ByteRange, _ note: String, from start: Int = 0) throws -> [UInt32]
+  {
+    let count = Int(range.count / 512)
     let buffer = buffer
     var all = buffer.mutableBytes
     var target = all._mutatingExtracting(0..<count * 512)
-    _ = try volume.readIngest(range, into: &target)
+    _ = try disk.readIngest(range, into: &target)
     return try (0..<count).map { index in
       let bytes = UnsafeRawBufferPointer(rebasing: buffer.raw[index * 512..<(index + 1) * 512])
       let number = bytes.loadUnaligned(as: UInt32.self)

@@ -28,9 +28,11 @@ import Threads
     let bugsOfUpkeep: [PlantedBug] = [
       .freedBeforeIndex, .recordsForgotten, .framesReadOutsideEpoch, .freedUnderReaders, .moveWithoutCompare,
     ]
+    // CheckpointHistoryTests, CheckpointRaceTests, and CheckpointTests end to end.
+    let bugsOfCheckpoints: [PlantedBug] = [.writtenBehindSeal, .ringNamesGeneration, .checkpointLeftOpen]
     let planted =
       Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + Self.bugsOfReleases + bugsOfSources
-      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep
+      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep + bugsOfCheckpoints
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 

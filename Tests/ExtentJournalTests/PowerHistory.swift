@@ -6,6 +6,7 @@ import TestKit
 struct PowerHistory {
   private let seed: UInt64
   private let hasUpkeep: Bool
+  private let hasSeals: Bool
   private var random: SeededGenerator
   private let machine: Machine
   /// Steps until the held reservation must go: the tail of a small ring waits for it.
@@ -18,11 +19,12 @@ struct PowerHistory {
   /// Throws a `Violation` when a promise is broken.
   @discardableResult
   static func run(
-    seed: UInt64, bug: PlantedBug? = nil, isTold: Bool = false, hasUpkeep: Bool = false
+    seed: UInt64, bug: PlantedBug? = nil, isTold: Bool = false, hasUpkeep: Bool = false,
+    hasSeals: Bool = false
   ) throws -> [UpkeepReport] {
     var hooks = TestHooks()
     hooks.bug = bug
-    var history = try PowerHistory(seed: seed, hooks: hooks, hasUpkeep: hasUpkeep)
+    var history = try PowerHistory(seed: seed, hooks: hooks, hasUpkeep: hasUpkeep, hasSeals: hasSeals)
     history.isTold = isTold
     for life in 0..<6 {
       try history.live("seed \(seed), life \(life)")
@@ -30,8 +32,9 @@ struct PowerHistory {
     return history.machine.upkeep
   }
 
-  private init(seed: UInt64, hooks: TestHooks, hasUpkeep: Bool) throws {
+  private init(seed: UInt64, hooks: TestHooks, hasUpkeep: Bool, hasSeals: Bool) throws {
     self.seed = seed
+    self.hasSeals = hasSeals
     self.hasUpkeep = hasUpkeep
     random = SeededGenerator(seed: seed)
     // A ring that is lapped within a life or two, or one that is not.
@@ -52,7 +55,7 @@ struct PowerHistory {
     default: break
     }
     // What upkeep does is many operations.
-    let most = hasUpkeep ? 150 : 30
+    let most = hasUpkeep ? 150 : hasSeals ? 60 : 30
     if isPlanted { machine.disk.plant(fault, after: Int.random(in: 0..<most, using: &random)) }
     if case .shortWrite = fault {
       machine.disk.plant(fault, afterWrites: Int.random(in: 0..<4, using: &random))
@@ -70,11 +73,11 @@ struct PowerHistory {
       } catch {
         if error is Violation { throw error }
         tell("\(step): \(error)")
-        // Upkeep that cannot read a segment gives up, and the journal goes on.
+        // Who cannot read a segment gives up, and the journal goes on.
         if machine.disk.isPowerCut {
           hasFailed = true
         } else {
-          hasFailed = try hasFailed || step != .upkeep || machine.hasFailed
+          hasFailed = try hasFailed || !step.readsSegments || machine.hasFailed
         }
         if machine.disk.isPowerCut { break }
         // Only a disk that failed may make a step fail.
@@ -115,6 +118,14 @@ struct PowerHistory {
     let room = Machine.volumeSectorCount - start % Machine.volumeSectorCount
     let count = Int.random(in: 1...min(40, room), using: &random)
     if hasUpkeep, Int.random(in: 0..<8, using: &random) == 0 { return heldFor > 0 ? .spill : .upkeep }
+    if hasSeals {
+      let volume = Int.random(in: 0..<2, using: &random)
+      switch Int.random(in: 0..<24, using: &random) {
+      case 0..<3: return .seal(volume: volume)
+      case 3: return .drop(volume: volume)
+      default: break
+      }
+    }
     switch Int.random(in: 0..<22, using: &random) {
     case 0..<10: return .write(start: start, count: count)
     case 10..<12: return .zero(start: start, count: count)

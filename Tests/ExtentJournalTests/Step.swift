@@ -14,9 +14,26 @@ enum Step: Equatable {
   case checkpoint
   /// Everything that is dead is given back.
   case upkeep
+  /// A checkpoint of one of the disks.
+  case seal(volume: Int)
+  /// Its oldest checkpoint goes.
+  case drop(volume: Int)
+
+  /// Whether it reads what is stored, and fails when it cannot.
+  var readsSegments: Bool {
+    switch self {
+    case .upkeep, .seal, .drop: true
+    default: false
+    }
+  }
 
   /// Whether success means that everything before is durable.
-  var isDurability: Bool { self == .flush || self == .checkpoint || self == .upkeep }
+  var isDurability: Bool {
+    switch self {
+    case .flush, .checkpoint, .upkeep, .seal, .drop: true
+    case .write, .zero, .trim, .hold, .commitHeld, .abandonHeld, .spill: false
+    }
+  }
 }
 
 /// A promise that was broken, as a value: a test of planted bugs wants to see it, the others want to fail.

@@ -83,7 +83,7 @@ extension Disk {
 
   /// One record for each run of `range` that had not arrived. As in WriteSlot, the ring's space is taken before the
   /// region locks.
-  private func fillWithBase(_ range: SectorRange) throws(JournalError) -> [ParkedRead] {
+  func fillWithBase(_ range: SectorRange) throws(JournalError) -> [ParkedRead] {
     var reads: [ParkedRead] = []
     var parts = [range]
     while let part = parts.popLast() {
@@ -118,8 +118,13 @@ extension Disk {
   }
 
   /// Closes the generation without a seal, durably: what has arrived can be read, reads of what has not fail with
-  /// `reason`, and writes get `.notPermitted`. Does nothing when it was ended before; a sealed one is `.usage`.
+  /// `reason`, and writes get `.notPermitted`. Does nothing when it was ended before; a sealed one is `.usage`, and so is one
+  /// of a device disk.
   package func end(_ reason: String) throws(JournalError) {
+    guard mode == .snapshot else {
+      throw JournalError(
+        .usage, "disk \(name) is a device disk; its open generation is sealed and not ended")
+    }
     try journal.inGenerationTurn(of: layer.key.disk) { () throws(JournalError) in
       let state = state
       if state.end != nil { return }

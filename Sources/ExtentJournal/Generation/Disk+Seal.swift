@@ -8,6 +8,8 @@ internal import Threads
 //   seal       one record, durable on return. From its commit on no write gets in, and readers never wait.
 //
 // A crash between the two leaves a pre-sealed generation: a start asks whoever knows what became of the job.
+//
+// (A device disk goes on in its next generation: Disk+Checkpoint.swift.)
 
 extension Disk {
   /// Sums up the generation and records that, durably, as the work of `job`. Everything must have arrived, as data, as
@@ -21,8 +23,12 @@ extension Disk {
 
   /// Seals the generation, durably: it is whole and never changes. Pre-seals it first if that was not done. One without
   /// a name needs `givenName`, and one with a name has no other. Does nothing when it is sealed already.
+  ///
+  /// Of a device disk it seals what was acknowledged before some moment of the call, as a checkpoint that must get a new
+  /// name; writing goes on meanwhile, in the next generation.
   package func seal(as givenName: String? = nil) throws(JournalError) {
     try journal.inGenerationTurn(of: layer.key.disk) { () throws(JournalError) in
+      guard mode == .snapshot else { return try sealCheckpointInTurn(givenName) }
       let state = journal.ledger.lock.withLock { layer.state }
       if let givenName, !state.name.isEmpty, givenName != state.name {
         throw JournalError(
@@ -48,7 +54,7 @@ extension Disk {
     let state = journal.ledger.lock.withLock { layer.state }
     if state.seal != nil { return }
     guard mode == .snapshot else {
-      throw JournalError(.usage, "disk \(name) is a device disk; sealing those is not yet possible")
+      throw JournalError(.usage, "disk \(name) is a device disk; its checkpoints are sealed in one step")
     }
     if let refusal = journal.ledger.lock.withLock({ layer.refusal(of: .preSeal, []) }) { throw refusal }
     if state.preSeal != nil { return }
@@ -72,7 +78,8 @@ extension Disk {
   private static let summarySectors: UInt64 = 8192
 
   /// The sum of everything that the generation itself holds. Throws when something has not arrived.
-  private func summary() throws(JournalError) -> SealSummary {
+  func summary() throws(JournalError) -> SealSummary {
+    let layer = layer
     var digest = SealDigest()
     let buffer = AlignedBuffer(byteCount: Int(Self.summarySectors * Sector.byteCount))
     var start: UInt64 = 0

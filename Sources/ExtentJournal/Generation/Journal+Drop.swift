@@ -50,7 +50,9 @@ extension Journal {
     if isChanged { try indexer.run() }
   }
 
-  private func dropInTurn(_ layer: Layer, _ disk: String) throws(JournalError) {
+  /// The caller has the disk's generation turn, and runs the indexer after it.
+  func dropInTurn(_ layer: Layer, _ disk: String) throws(JournalError) {
+    try settleMerges()
     let all = layers(of: layer.key.disk)
     guard let state = all.first(where: { $0.layer === layer })?.state, !state.isDropped else { return }
     guard state.isClosed else {
@@ -81,9 +83,16 @@ extension Journal {
     try flush()
   }
 
+  /// Has the index follow every drop and merge so far, one that a crash came after included: until then memory does not know
+  /// who will stand on what.
+  private func settleMerges() throws(JournalError) {
+    if ledger.lock.withLock({ !ledger.unsettled.isEmpty }) { try checkpoint() }
+  }
+
   /// Has the generation `layer` take in by reference all that it shows of others, so that it stands on none. The caller has
   /// the disk's generation turn.
   func flattenInTurn(_ layer: Layer) throws(JournalError) {
+    try settleMerges()
     var base = ledger.lock.withLock { layer.state.baseKey }
     while let from = base {
       let next = ledger.lock.withLock { ledger.layers[from]?.state.base ?? 0 }

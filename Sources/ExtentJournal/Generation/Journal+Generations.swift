@@ -11,13 +11,10 @@ extension Journal {
     let (id, body) = try find(disk)
     return try inGenerationTurn(of: id) { () throws(JournalError) in
       guard body.mode == .snapshot else {
-        throw JournalError(.usage, "disk \(disk) is a device disk; generations of those cannot be begun yet")
-      }
-      if let loss = ledger.lock.withLock({ ledger.loss }) {
         throw JournalError(
-          .damaged,
-          "the journal takes no new generations, for it has lost records: \(loss) beyond recognition")
+          .usage, "disk \(disk) is a device disk; its next generation begins when the open one is sealed")
       }
+      try requireNoLoss()
       try requireFreeName(request.name, of: id, disk: disk)
       let base = try base(for: request, of: id, disk)
       guard request.tag.utf8.count <= 4096 else { throw JournalError(.usage, "the tag is too long") }
@@ -39,7 +36,7 @@ extension Journal {
   /// The handle of the generation `name` of a disk, whatever its state; `live` is the newest one.
   package func generation(of disk: String, named name: String) throws(JournalError) -> Disk {
     let (id, body) = try find(disk)
-    if name == Self.liveName { return Disk(self, body, newestLayer(of: id)) }
+    if name == Self.liveName { return newest(of: id, body) }
     let known = layers(of: id)
     guard let layer = known.first(where: { $0.state.name == name && !$0.state.isDropped })?.layer else {
       let names = known.map(\.state.name).filter { !$0.isEmpty }.joined(separator: ", ")
@@ -74,6 +71,15 @@ extension Journal {
         .usage, "the journal has no disk \(disk)\(names.isEmpty ? "" : "; it has \(names)")")
     }
     return (found.key, found.value)
+  }
+
+  /// Throws when the journal has lost records that nobody can name: one may have begun a generation.
+  func requireNoLoss() throws(JournalError) {
+    if let loss = ledger.lock.withLock({ ledger.loss }) {
+      throw JournalError(
+        .damaged,
+        "the journal takes no new generations, for it has lost records: \(loss) beyond recognition")
+    }
   }
 
   /// The generations of a disk, oldest first.
@@ -139,12 +145,7 @@ extension Journal {
     guard base.seal != nil else {
       throw JournalError(.usage, "generation \(name) of \(disk) cannot be a base, for it is not sealed")
     }
-    var depth = 1
-    var next = base.baseKey
-    while let key = next {
-      depth += 1
-      next = all.first { $0.state.key == key }?.state.baseKey
-    }
+    var depth = Self.depth(of: base, among: all.map(\.state))
     if depth >= Disk.baseDepthTarget, let layer = all.first(where: { $0.state.key == base.key })?.layer {
       try flattenInTurn(layer)
       depth = 1
@@ -154,6 +155,17 @@ extension Journal {
         .usage, "\(depth) generations of \(disk) stand on one another up to \(name); begin a full one")
     }
     return base.key.generation.number
+  }
+
+  /// How many generations stand on one another from `state` down.
+  static func depth(of state: LayerState, among all: [LayerState]) -> Int {
+    var depth = 1
+    var next = state.baseKey
+    while let key = next {
+      depth += 1
+      next = all.first { $0.key == key }?.baseKey
+    }
+    return depth
   }
 
   /// Ends the newest generation if nobody will miss it.

@@ -19,6 +19,10 @@ extension Layer {
         .notPermitted, "generation \(state.title) was ended and takes no more writes: \(reason)")
     }
     switch kind {
+    case .data, .zero, .trim, .base, .bitmapWhole:
+      return successor.map { _ in
+        JournalError(.notPermitted, "generation \(state.title) is being sealed and takes no more writes")
+      }
     case .preSeal, .seal:
       return state.taint.map {
         JournalError(.failed, "generation \(state.title) is tainted and cannot be sealed: \($0)")

@@ -33,10 +33,15 @@ struct LayerState: Sendable, Equatable {
   /// Why a generation was ended that never was more than a place for a first write: nobody need see it.
   static let unused = "unused"
 
+  /// Why a checkpoint was ended that took no more writes and got no seal. The one after it stands on it until that is closed.
+  static let unsealed = "its seal was not finished"
+
+  /// Whether it is a checkpoint of which nobody was told, and which others will take in.
+  var isUnsealed: Bool { kind == .checkpoint && end == Self.unsealed && name.isEmpty && !isDropped }
   /// Whether nothing can be written to it any more.
   var isClosed: Bool { seal != nil || end != nil }
   /// Whether it is of no interest to anybody.
-  var isHidden: Bool { isDropped || end == Self.unused && name.isEmpty }
+  var isHidden: Bool { isDropped || isUnsealed || end == Self.unused && name.isEmpty }
   /// The layer that shows through.
   var baseKey: LayerKey? {
     base == 0 ? nil : LayerKey(disk: key.disk, generation: GenerationID(number: base))

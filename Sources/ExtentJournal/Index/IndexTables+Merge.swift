@@ -17,24 +17,40 @@ extension IndexTables {
     _ body: MergeBody, of disk: DiskID, _ found: (LayerKey, SectorRange, Placement) throws(LMDBError) -> Void
   ) throws(LMDBError) {
     func key(_ number: UInt32) -> LayerKey { LayerKey(disk: disk, generation: GenerationID(number: number)) }
+    // A base is closed and has everything; only a checkpoint may lack something, which was never written then. Should
+    // another lack something all the same, then nobody reads older bytes there.
+    let absence: Placement = try isCheckpoint(key(body.from)) ? .trim : .release
     let all = SectorRange(start: 0, end: Region.indexMax * Region.sectorCount)
     for dependent in body.dependents {
       try inPortions(key(dependent), all) { (range, placement) throws(LMDBError) in
         guard placement == .base else { return }
         var position = range.start
         try inPortions(key(body.from), range) { (piece, placement) throws(LMDBError) in
-          // A base is sealed and has everything. Should it lack something all the same, then nobody reads older bytes there.
           if position < piece.start {
-            try found(key(dependent), SectorRange(start: position, end: piece.start), .release)
+            try found(key(dependent), SectorRange(start: position, end: piece.start), absence)
           }
           position = piece.end
           if placement != .base { try found(key(dependent), piece, placement) }
         }
         if position < range.end {
-          try found(key(dependent), SectorRange(start: position, end: range.end), .release)
+          try found(key(dependent), SectorRange(start: position, end: range.end), absence)
         }
       }
     }
+  }
+
+  private func isCheckpoint(_ layer: LayerKey) throws(LMDBError) -> Bool {
+    try withReader { reader throws(LMDBError) in
+      try reader.get(generations, Self.generationKey(layer)).flatMap { LayerState(layer, $0) }?.kind
+        == .checkpoint
+    }
+  }
+
+  private static func generationKey(_ layer: LayerKey) -> [UInt8] {
+    var key: [UInt8] = []
+    key.appendBigEndian(layer.disk.number)
+    key.appendBigEndian(layer.generation.number)
+    return key
   }
 
   /// As `forEach`, for bodies that fail as the index does.
@@ -68,9 +84,7 @@ extension IndexTables {
   private func change(
     _ layer: LayerKey, _ transaction: borrowing LMDBWriteTransaction, _ body: (inout LayerState) -> Void
   ) throws(LMDBError) {
-    var key: [UInt8] = []
-    key.appendBigEndian(layer.disk.number)
-    key.appendBigEndian(layer.generation.number)
+    let key = Self.generationKey(layer)
     guard var state = try transaction.get(generations, key).flatMap({ LayerState(layer, $0) }) else { return }
     body(&state)
     try transaction.put(generations, key, state.encoded)

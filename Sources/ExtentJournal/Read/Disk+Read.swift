@@ -30,6 +30,7 @@ extension Disk {
   package func readIngest(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError)
     -> [ReadRun]
   {
+    let layer = layer
     let found = try plan(layer, range.coveringSectors)
     try refuseTainted(found)
     try refuseReleased(found)
@@ -41,8 +42,10 @@ extension Disk {
     return try copy(found, layer, range, into: &target)
   }
 
-  /// Reads what is stored; what is absent is zeroes. For the engine's own comparisons.
-  func readStored(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError) {
+  /// Reads what is stored in `layer`; what is absent is zeroes. For the engine's own comparisons.
+  func readStored(
+    _ range: ByteRange, of layer: Layer, into target: inout MutableRawSpan
+  ) throws(JournalError) {
     _ = try copy(try plan(layer, range.coveringSectors), layer, range, into: &target)
   }
 
@@ -56,6 +59,7 @@ extension Disk {
     mayBlock: Bool = true, wake: () -> @Sendable (ParkWake) -> Void
   ) throws(JournalError) -> ViewRead {
     while true {
+      let layer = layer
       let found = try plan(layer, range.coveringSectors)
       try refuseTainted(found)
       try refuseReleased(found)
@@ -131,7 +135,7 @@ extension Disk {
     let ledger = journal.ledger
     ledger.lock.lock()
     defer { ledger.lock.unlock() }
-    if layer.isComplete != found.isComplete || layer.taint != nil
+    if layer.isComplete != found.isComplete || layer.taint != nil || layer.absentIsZero
       || ledger.indexVersion != found.indexVersion
       || layer.isSourceNews(since: found)
       || !ledger.look(layer, SectorRange(start: gap.start, count: 1)).pieces.isEmpty
@@ -259,6 +263,7 @@ extension Disk {
     let end = quiet == rest.end ? quiet : min(rest.end, ledger.firstKnown(layer, from: quiet) ?? rest.end)
     let portion = SectorRange(start: rest.start, end: end)
     var (pieces, gaps) = ledger.look(layer, portion)
+    let absence = layer.absentIsZero ? PieceSource.unwritten : .absent
     if isFirst {
       plan.indexVersion = ledger.indexVersion
       plan.isComplete = layer.isComplete
@@ -280,7 +285,7 @@ extension Disk {
       isTrusted = isTrusted && answer
     }
     guard isTrusted || gaps.isEmpty else { return nil }
-    pieces += gaps.ranges.map { PlannedPiece(range: $0, source: .absent, layer: layer.key) }
+    pieces += gaps.ranges.map { PlannedPiece(range: $0, source: absence, layer: layer.key) }
     pieces.sort { $0.range.start < $1.range.start }
     plan.pieces += pieces
     return portion.end

@@ -69,13 +69,13 @@ extension Disk {
   }
 
   /// What this generation itself says of `range`, from its start, at most `limit` runs: true for data and zeroes of its
-  /// own, false for what is its base's or has not arrived. What it took in from a base that was dropped counts as its own. Fails when the generation is tainted.
+  /// own, false for what is its base's, has not arrived or was never written. What it took in from a base that was dropped counts as its own. Fails when the generation is tainted.
   package func changes(
     _ range: ByteRange, limit: Int
   ) throws(JournalError) -> [(byteCount: UInt64, value: Bool)] {
     if let taint = taintReason { throw JournalError(.failed, "\(name) is tainted: \(taint)") }
     return try runs(range, throughBase: false, limit: limit) { (piece, plan) -> Bool in
-      piece.source != .absent && !piece.source.fallsToBase
+      piece.source != .absent && piece.source != .unwritten && !piece.source.fallsToBase
     }
   }
 
@@ -87,6 +87,7 @@ extension Disk {
   private func runs<Value: Equatable>(
     _ range: ByteRange, throughBase: Bool = true, limit: Int, _ value: (PlannedPiece, Plan) -> Value
   ) throws(JournalError) -> [(byteCount: UInt64, value: Value)] {
+    let layer = layer
     var runs: [(byteCount: UInt64, value: Value)] = []
     var position = range.start
     var portionByteCount = Self.portionBytesMin
@@ -122,7 +123,7 @@ extension PieceSource {
     switch self {
     case .spool(let place): place.kind == .zero
     case .placed(let placement): placement == .zero
-    case .absent: false
+    case .absent, .unwritten: false
     }
   }
 }

@@ -6,12 +6,14 @@ enum PieceSource: Sendable, Equatable {
   case placed(Placement)
   /// Nothing was ever written there in this layer.
   case absent
+  /// Nor will be: of a checkpoint that takes no more writes. It reads as zeroes.
+  case unwritten
 
   /// Whether the piece is known to read as zeroes.
   var isZero: Bool {
     switch self {
     case .spool(let place): place.kind == .zero || place.kind == .trim
-    case .placed(.zero), .placed(.trim): true
+    case .placed(.zero), .placed(.trim), .unwritten: true
     case .placed(.frame), .placed(.base), .placed(.release), .absent: false
     }
   }
@@ -21,7 +23,7 @@ enum PieceSource: Sendable, Equatable {
     switch self {
     case .spool(let place): place.kind == .base
     case .placed(let placement): placement == .base
-    case .absent: false
+    case .absent, .unwritten: false
     }
   }
 
@@ -30,7 +32,7 @@ enum PieceSource: Sendable, Equatable {
     switch self {
     case .spool(let place): place.kind == .release
     case .placed(let placement): placement == .release
-    case .absent: false
+    case .absent, .unwritten: false
     }
   }
 }

@@ -35,15 +35,17 @@ extension JournalReader {
     }
   }
 
-  /// As `forEachPiece`, with what falls to the base said as such.
+  /// As `forEachPiece`, with what falls to the base said as such. What a checkpoint that takes no more writes lacks was never
+  /// written: it reads as zeroes, and is said to be trimmed.
   func forEachOwnPiece(
     of layer: LayerState, in range: SectorRange, _ body: (ReaderPiece) throws(JournalError) -> Void
   ) throws(JournalError) {
+    let absence: Placement? = isClosedCheckpoint(layer) ? .trim : nil
     var position = range.start
     func skip(to sector: UInt64) throws(JournalError) {
       guard position < sector else { return }
       try body(
-        ReaderPiece(range: SectorRange(start: position, end: sector), placement: nil, layer: layer.key))
+        ReaderPiece(range: SectorRange(start: position, end: sector), placement: absence, layer: layer.key))
     }
     try index.forEach(layer.key, in: range) { (piece, placement) throws(JournalError) in
       try skip(to: piece.start)
@@ -51,6 +53,12 @@ extension JournalReader {
       try body(ReaderPiece(range: piece, placement: placement, layer: layer.key))
     }
     try skip(to: range.end)
+  }
+
+  /// Whether another checkpoint has taken its place, whether or not it has its seal yet.
+  private func isClosedCheckpoint(_ layer: LayerState) -> Bool {
+    guard layer.kind == .checkpoint else { return false }
+    return layer.isClosed || catalog.layers.contains { $0.key.disk == layer.key.disk && $0.key > layer.key }
   }
 
   /// The base of `layer`, which is not tainted.

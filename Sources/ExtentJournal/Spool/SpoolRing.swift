@@ -51,7 +51,7 @@ final class SpoolRing: @unchecked Sendable {
   }
 
   /// What a reservation is for.
-  private struct Claim {
+  struct Claim {
     var kind: RecordKind
     var layer: LayerKey
     var range: SectorRange
@@ -59,15 +59,17 @@ final class SpoolRing: @unchecked Sendable {
     var byteCount: Int { (SpoolFile.recordHeaderByteCount + payloadByteCount).roundedUp(to: 64) }
   }
 
-  /// A reservation that waits; its thread sleeps on `changed`.
+  /// Reservations that wait, to be granted together; their thread sleeps on `changed`.
   private final class Waiter {
-    let claim: Claim
+    let claims: [Claim]
     let changed: Condition
-    var slot: SpoolSlot?
-    init(_ claim: Claim, _ lock: Lock) {
-      self.claim = claim
+    var slots: [SpoolSlot]?
+    init(_ claims: [Claim], _ lock: Lock) {
+      self.claims = claims
       changed = Condition(lock)
     }
+    var byteCount: Int { claims.reduce(0) { $0 + $1.byteCount } }
+    var disk: DiskID { claims[0].layer.disk }
   }
 
   /// Room that only urgent records may take: for a taint of each generation that has a taint word.
@@ -113,26 +115,35 @@ final class SpoolRing: @unchecked Sendable {
     isUrgent: Bool = false, until deadline: UInt64? = nil
   ) throws(JournalError) -> SpoolSlot {
     let claim = Claim(kind: kind, layer: layer, range: range, payloadByteCount: payloadByteCount)
-    precondition(UInt64(claim.byteCount) <= file.capacity / 2, "a record larger than the ring takes")
-    lock.lock()
-    defer { lock.unlock() }
-    if let closed { throw closed }
-    if isUrgent ? fits(claim.byteCount, keeping: 0) : queue.isEmpty && fits(claim.byteCount) {
-      return take(claim)
-    }
-    return try wait(Waiter(claim, lock), until: deadline)
+    return try reserve([claim], isUrgent: isUrgent, until: deadline)[0]
   }
 
-  private func wait(_ waiter: Waiter, until deadline: UInt64?) throws(JournalError) -> SpoolSlot {
-    let disk = waiter.claim.layer.disk
-    let ticket = queue.add(disk, byteCount: waiter.claim.byteCount)
+  /// Takes room for several records at once, in this order and without a gap: one after the other they could wait for room
+  /// that the first of them keeps.
+  func reserve(
+    _ claims: [Claim], isUrgent: Bool = false, until deadline: UInt64? = nil
+  ) throws(JournalError) -> [SpoolSlot] {
+    lock.lock()
+    defer { lock.unlock() }
+    let waiter = Waiter(claims, lock)
+    precondition(UInt64(waiter.byteCount) <= file.capacity / 2, "a record larger than the ring takes")
+    if let closed { throw closed }
+    if isUrgent ? fits(waiter.byteCount, keeping: 0) : queue.isEmpty && fits(waiter.byteCount) {
+      return claims.map(take)
+    }
+    return try wait(waiter, until: deadline)
+  }
+
+  private func wait(_ waiter: Waiter, until deadline: UInt64?) throws(JournalError) -> [SpoolSlot] {
+    let disk = waiter.disk
+    let ticket = queue.add(disk, byteCount: waiter.byteCount)
     waiters[ticket] = waiter
     lock.unlock()
     onPressure()
     lock.lock()
     while true {
-      if let slot = waiter.slot { return slot }
-      var reason = closed ?? (waiter.claim.kind == .data ? refusal : nil)
+      if let slots = waiter.slots { return slots }
+      var reason = closed ?? (waiter.claims[0].kind == .data ? refusal : nil)
       if reason == nil, let deadline, MonotonicClock.nanoseconds() >= deadline { reason = Self.late }
       if let reason {
         waiters[ticket] = nil
@@ -172,7 +183,7 @@ final class SpoolRing: @unchecked Sendable {
     while let next = queue.next(), fits(next.byteCount), let waiter = waiters.removeValue(forKey: next.ticket)
     {
       queue.grant()
-      waiter.slot = take(waiter.claim)
+      waiter.slots = waiter.claims.map(take)
       waiter.changed.signal()
     }
   }

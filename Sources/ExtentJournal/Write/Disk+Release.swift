@@ -23,26 +23,34 @@ extension Disk {
     }
     let sectors = range.enclosedSectors
     guard !sectors.isEmpty else { return Arrivals(reads: []) }
-    let slot = try journal.ring.reserve(.release, layer.key, sectors, payloadByteCount: 0)
-    do throws(JournalError) {
-      return Arrivals(
-        reads: try journal.regionLocks.withLocks(layer.key, sectors) { () throws(JournalError) in
-          try journal.ledger.commit(slot, of: journal.ring.file, .release, layer.key, sectors)
-        })
-    } catch {
+    while true {
+      let layer = layer
+      let slot = try journal.ring.reserve(.release, layer.key, sectors, payloadByteCount: 0)
+      do throws(JournalError) {
+        let reads = try journal.regionLocks.withLocks(layer.key, sectors) { () throws(JournalError) in
+          try commit(slot, .release, in: layer, sectors)
+        }
+        if let reads { return Arrivals(reads: reads) }
+      } catch {
+        journal.giveUp(slot)
+        throw error
+      }
+      // Another took the layer's place. A release that names a closed layer means that one: it is not followed.
       journal.giveUp(slot)
-      throw error
     }
   }
 
   /// From now on writes to what was released are dropped, as they always are on a snapshot disk.
   package func keepTombstones() { journal.ledger.lock.withLock { layer.keepsTombstones = true } }
 
-  /// Which parts of `range` a write may set, and which it must agree with because it sets them only once; nil when it
+  /// Which parts of `range` a write to `layer` may set, and which it must agree with because it sets them only once; nil when it
   /// may set all. The caller holds the region locks.
-  func settled(_ range: SectorRange) throws(JournalError) -> (known: [SectorRange], missing: [SectorRange])? {
+  func settled(
+    _ range: SectorRange, in layer: Layer
+  ) throws(JournalError) -> (known: [SectorRange], missing: [SectorRange])? {
     guard mode == .snapshot || journal.ledger.lock.withLock({ layer.keepsTombstones }) else { return nil }
-    let found = try plan(layer, range, throughBase: false)
+    // What was released before the last checkpoint lies below it.
+    let found = try plan(layer, range, throughBase: mode == .device)
     journal.epochs.leave(found.epoch)
     var known: [SectorRange] = []
     var missing: [SectorRange] = []

@@ -34,6 +34,16 @@ extension Disk {
     return Arrivals(reads: reads)
   }
 
+  /// Marks the generation that is open as broken.
+  func taint(_ reason: String) throws(JournalError) {
+    while true {
+      let layer = layer
+      do throws(JournalError) { return try journal.taint(layer, reason) } catch {
+        guard isFollowing, journal.ledger.lock.withLock({ layer.successor != nil }) else { throw error }
+      }
+    }
+  }
+
   /// When a write that finds no room is dropped (nanoseconds of MonotonicClock): at once if the generation is broken
   /// already. Nil when it never is.
   var dropDeadline: UInt64? {
@@ -57,38 +67,63 @@ extension Disk {
     var parts = [range]
     while let part = parts.popLast() {
       let slot = try journal.ring.reserve(kind, layer.key, part, payloadByteCount: 0)
-      var contradiction: SectorRange?
-      var isCommitted = false
-      do throws(JournalError) {
-        try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
-          let settled = try settled(part)
-          for piece in settled?.known ?? [] where try !readsAsZero(piece) {
-            contradiction = piece
-            return
-          }
-          if let settled {
-            parts += settled.missing
-          } else {
-            reads += try journal.ledger.commit(slot, of: journal.ring.file, kind, layer.key, part)
-            isCommitted = true
-          }
-        }
-      } catch {
+      let outcome: ZeroOutcome
+      do throws(JournalError) { outcome = try settleZero(slot, kind, part) } catch {
         journal.giveUp(slot)
         throw error
       }
-      if isCommitted { continue }
-      journal.giveUp(slot)
-      if let contradiction {
-        try journal.taint(
-          layer, try Self.contradiction(contradiction, isOutside: isOutsideBitmap(contradiction)))
-        break
+      switch outcome {
+      case .committed(let woken): reads += woken
+      case .partlyKnown(let missing):
+        journal.giveUp(slot)
+        parts += missing
+      case .contradicts(let piece):
+        journal.giveUp(slot)
+        try taint(Self.contradiction(piece, isOutside: isOutsideBitmap(piece)))
+        return reads
       }
     }
     return reads
   }
 
-  private func readsAsZero(_ range: SectorRange) throws(JournalError) -> Bool {
+  private enum ZeroOutcome {
+    case committed([ParkedRead])
+    /// Only these sectors were missing.
+    case partlyKnown([SectorRange])
+    /// Data had arrived in these.
+    case contradicts(SectorRange)
+  }
+
+  /// Compares and commits one zeroing, in the layer that is open at that moment. After an error, and unless it is
+  /// committed, the reservation is the caller's.
+  private func settleZero(
+    _ slot: SpoolSlot, _ kind: RecordKind, _ part: SectorRange
+  ) throws(JournalError) -> ZeroOutcome {
+    while true {
+      let layer = layer
+      let outcome = try journal.regionLocks.withLocks(layer.key, part) {
+        () throws(JournalError) -> ZeroOutcome? in
+        guard let settled = try settled(part, in: layer) else {
+          return try commit(slot, kind, in: layer, part).map { .committed($0) }
+        }
+        for piece in settled.known where try !readsAsZero(piece, in: layer) { return .contradicts(piece) }
+        return .partlyKnown(settled.missing)
+      }
+      if let outcome { return outcome }
+    }
+  }
+
+  /// Commits what was compared with what `layer` holds; the caller holds its region locks. Nil when `layer` takes no more
+  /// writes and the handle has gone on to the one that does: then it has to be compared once more.
+  func commit(
+    _ slot: SpoolSlot, _ kind: RecordKind, in layer: Layer, _ range: SectorRange, allZero: Bool = false
+  ) throws(JournalError) -> [ParkedRead]? {
+    journal.ledger.hooks.reach(.writeCompared)
+    return try journal.ledger.commit(
+      slot, of: journal.ring.file, kind, layer.key, range, allZero: allZero, following: isFollowing)
+  }
+
+  private func readsAsZero(_ range: SectorRange, in layer: Layer) throws(JournalError) -> Bool {
     let buffer = AlignedBuffer(byteCount: 1 << 20)
     var start = range.start
     while start < range.end {
@@ -96,7 +131,7 @@ extension Disk {
         start: start, end: min(range.end, start + UInt64(buffer.byteCount) / Sector.byteCount))
       var all = buffer.mutableBytes
       var target = all._mutatingExtracting(0..<Int(part.byteCount))
-      try readStored(part.bytes, into: &target)
+      try readStored(part.bytes, of: layer, into: &target)
       guard target.bytes.isAllZero else { return false }
       start = part.end
     }

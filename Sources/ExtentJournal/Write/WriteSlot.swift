@@ -22,7 +22,6 @@ package final class WriteSlot {
   private var admittedByteCount = 0
 
   private var journal: Journal { disk.journal }
-  private var layer: Layer { disk.layer }
 
   private enum Home {
     case ring(SpoolSlot)
@@ -41,7 +40,7 @@ package final class WriteSlot {
       home = try Self.room(disk, sectors)
     } catch {
       guard error.kind == .noSpace, disk.journal.options.whenFull == .taint else { throw error }
-      try disk.journal.taint(disk.layer, "a write was dropped: \(error.message)")
+      try disk.taint("a write was dropped: \(error.message)")
       home = .dropped(AlignedBuffer(byteCount: byteCount), try Self.takeMemory(disk.journal, byteCount))
     }
     if case .memory = home { admittedByteCount = SpaceAccount.storedBytesMax(sectors) }
@@ -139,7 +138,7 @@ package final class WriteSlot {
     case .ring(let slot):
       switch try settle(slot, sectors) {
       case .committed(let woken): reads = woken
-      case .known: break
+      case .known, .contradicts: break
       case .partlyKnown(let missing, let copy): reads = try commitPieces(missing, of: copy)
       }
     case .memory(let buffer, let share):
@@ -164,7 +163,7 @@ package final class WriteSlot {
     journal.admission.add(stored - share)
     do throws(JournalError) {
       var slot = try journal.ring.reserve(
-        .data, layer.key, part, payloadByteCount: Int(part.byteCount))
+        .data, disk.layer.key, part, payloadByteCount: Int(part.byteCount))
       slot.admittedByteCount = stored
       return slot
     } catch {
@@ -180,45 +179,47 @@ package final class WriteSlot {
     case known
     /// Only these sectors were missing; a copy of the whole payload, since the reservation is given back.
     case partlyKnown([SectorRange], AlignedBuffer)
+    /// These sectors had arrived with other bytes. Nobody but `settle` sees it.
+    case contradicts(SectorRange)
   }
 
-  /// Compares and commits the payload of `part` that lies in `slot`, as one step.
+  /// Compares and commits the payload of `part` that lies in `slot`, as one step, in the layer that is open at that moment.
   private func settle(_ slot: SpoolSlot, _ part: SectorRange) throws(JournalError) -> Verdict {
-    var contradiction: SectorRange?
-    var verdict = Verdict.known
+    var verdict: Verdict?
     do throws(JournalError) {
-      try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
-        try fillEdges(of: part, in: slot)
-        let settled = try disk.settled(part)
-        for piece in settled?.known ?? [] where try !agrees(piece, slot, part) {
-          contradiction = piece
-          return
+      repeat {
+        let layer = disk.layer
+        verdict = try journal.regionLocks.withLocks(layer.key, part) { () throws(JournalError) in
+          try compareAndCommit(slot, part, in: layer)
         }
-        guard let missing = settled?.missing else {
-          let payload = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(payload(of: slot)))
-          verdict = .committed(
-            try journal.ledger.commit(
-              slot, of: journal.ring.file, .data, layer.key, part, allZero: payload.isAllZero))
-          return
-        }
-        if !missing.isEmpty {
-          // At most one reservation's worth for each connection, and only while a retry is in pieces.
-          let copy = AlignedBuffer(byteCount: slot.payloadByteCount)
-          unsafe copy.raw.copyMemory(from: UnsafeRawBufferPointer(payload(of: slot)))
-          verdict = .partlyKnown(missing, copy)
-        }
-      }
+      } while verdict == nil
     } catch {
       journal.giveUp(slot)
       throw error
     }
-    if case .committed = verdict { return verdict }
+    if case .committed = verdict { return verdict ?? .known }
     journal.giveUp(slot)
-    if let contradiction {
-      let isOutside = try disk.isOutsideBitmap(contradiction)
-      try journal.taint(layer, Disk.contradiction(contradiction, isOutside: isOutside))
+    guard case .contradicts(let piece) = verdict else { return verdict ?? .known }
+    try disk.taint(Disk.contradiction(piece, isOutside: disk.isOutsideBitmap(piece)))
+    return .known
+  }
+
+  /// The step of `settle` in one layer, whose region locks are held. Nil when it takes no more writes and another does.
+  private func compareAndCommit(
+    _ slot: SpoolSlot, _ part: SectorRange, in layer: Layer
+  ) throws(JournalError) -> Verdict? {
+    try fillEdges(of: part, in: slot, from: layer)
+    guard let (known, missing) = try disk.settled(part, in: layer) else {
+      let payload = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(payload(of: slot)))
+      return try disk.commit(slot, .data, in: layer, part, allZero: payload.isAllZero)
+        .map { .committed($0) }
     }
-    return verdict
+    for piece in known where try !agrees(piece, slot, part, in: layer) { return .contradicts(piece) }
+    guard !missing.isEmpty else { return .known }
+    // At most one reservation's worth for each connection, and only while a retry is in pieces.
+    let copy = AlignedBuffer(byteCount: slot.payloadByteCount)
+    unsafe copy.raw.copyMemory(from: UnsafeRawBufferPointer(payload(of: slot)))
+    return .partlyKnown(missing, copy)
   }
 
   /// Commits parts of the payload as records of their own; `source` holds the payload of `whole` (default: all of it).
@@ -238,7 +239,7 @@ package final class WriteSlot {
           from: UnsafeRawBufferPointer(rebasing: source.raw[at..<at + Int(part.byteCount)]))
         switch try settle(slot, part) {
         case .committed(let woken): reads += woken
-        case .known: break
+        case .known, .contradicts: break
         case .partlyKnown(let missing, let copy): reads += try commitPieces(missing, of: copy, from: part)
         }
         start = part.end
@@ -249,7 +250,9 @@ package final class WriteSlot {
 
   /// Completes the first and last sector of a write that ends inside them, if they lie in `part`; what was never
   /// written counts as zero.
-  private func fillEdges(of part: SectorRange, in slot: SpoolSlot) throws(JournalError) {
+  private func fillEdges(
+    of part: SectorRange, in slot: SpoolSlot, from layer: Layer
+  ) throws(JournalError) {
     guard !range.isSectorAligned else { return }
     let whole = sectors.bytes
     for edge in [
@@ -261,17 +264,17 @@ package final class WriteSlot {
       var target = unsafe MutableRawSpan(
         _unsafeBytes: UnsafeMutableRawBufferPointer(
           rebasing: payload(of: slot)[start..<start + Int(edge.count)]))
-      try disk.readStored(edge, into: &target)
+      try disk.readStored(edge, of: layer, into: &target)
     }
   }
 
   /// Whether the stored bytes of `piece` are those that the slot holds for it.
-  private func agrees(_ piece: SectorRange, _ slot: SpoolSlot, _ part: SectorRange) throws(JournalError)
-    -> Bool
-  {
+  private func agrees(
+    _ piece: SectorRange, _ slot: SpoolSlot, _ part: SectorRange, in layer: Layer
+  ) throws(JournalError) -> Bool {
     let buffer = AlignedBuffer(byteCount: Int(piece.byteCount))
     var stored = buffer.mutableBytes
-    try disk.readStored(piece.bytes, into: &stored)
+    try disk.readStored(piece.bytes, of: layer, into: &stored)
     let start = Int((piece.start - part.start) * Sector.byteCount)
     // SAFETY: the piece lies in the part, whose bytes the slot's payload is.
     let given = unsafe RawSpan(
