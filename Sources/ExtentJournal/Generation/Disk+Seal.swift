@@ -87,7 +87,7 @@ extension Disk {
     while start < end {
       if journal.ledger.lock.withLock({ journal.ledger.isClosing }) { throw .closing }
       let portion = SectorRange(start: start, end: min(end, start + Self.summarySectors))
-      let found = try plan(layer, portion, throughBase: false)
+      let found = try plan(layer, portion, through: .none)
       if let gap = found.pieces.first(where: { $0.source == .absent }) {
         journal.epochs.leave(found.epoch)
         throw JournalError(

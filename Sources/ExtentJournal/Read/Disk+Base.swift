@@ -18,10 +18,11 @@ extension Disk {
   /// The base is the one of the first look: if another has come in its place since, then what the old one held can still be
   /// found there, and what the new rows say is found as well.
   func resolved(
-    _ found: Plan, of layer: Layer, depth: Int = 1
+    _ found: Plan, of layer: Layer, through bases: Bases, depth: Int = 1
   ) throws(JournalError) -> [PlannedPiece]? {
     guard found.pieces.contains(where: { $0.source.fallsToBase }) else { return found.pieces }
     let base = try base(found, of: layer, depth: depth)
+    if bases == .dropped, journal.ledger.lock.withLock({ !base.state.isDropped }) { return found.pieces }
     var result: [PlannedPiece] = []
     for piece in found.pieces {
       guard piece.source.fallsToBase else {
@@ -29,7 +30,7 @@ extension Disk {
         continue
       }
       guard let own = try lookUpBase(piece.range, in: base),
-        let below = try resolved(own, of: base, depth: depth + 1)
+        let below = try resolved(own, of: base, through: bases, depth: depth + 1)
       else { return nil }
       result += below
     }

@@ -163,7 +163,7 @@ extension Disk {
   func arrived(_ layer: Layer, _ range: SectorRange) throws(JournalError) -> (
     known: [SectorRange], missing: [SectorRange]
   ) {
-    let found = try plan(layer, range, throughBase: false)
+    let found = try plan(layer, range, through: .none)
     journal.epochs.leave(found.epoch)
     var known: [SectorRange] = []
     var missing: [SectorRange] = []
@@ -196,10 +196,20 @@ extension Disk {
     var isDropped = false
   }
 
-  /// Where everything in `range` is; with `throughBase`, of what falls to the base where the base has it.
-  func plan(_ layer: Layer, _ range: SectorRange, throughBase: Bool = true) throws(JournalError) -> Plan {
+  /// Which bases a plan goes through.
+  enum Bases {
+    /// What falls to the base is said to.
+    case none
+    /// Those that were dropped and that the index has not followed: what they brought is their dependent's own.
+    case dropped
+    /// All: what falls to the base is where the base has it.
+    case all
+  }
+
+  /// Where everything in `range` is.
+  func plan(_ layer: Layer, _ range: SectorRange, through bases: Bases = .all) throws(JournalError) -> Plan {
     while true {
-      if let plan = try planNow(layer, range, throughBase) { return plan }
+      if let plan = try planNow(layer, range, bases) { return plan }
       // Outside the epoch, since nobody may wait inside one.
       try journal.index.waitUntilTrusted()
     }
@@ -207,7 +217,7 @@ extension Disk {
 
   /// Nil when it takes an index that can be believed, and there is none now.
   private func planNow(
-    _ layer: Layer, _ range: SectorRange, _ throughBase: Bool
+    _ layer: Layer, _ range: SectorRange, _ bases: Bases
   ) throws(JournalError) -> Plan? {
     var plan = Plan(pieces: [], epoch: journal.epochs.enter(), indexVersion: 0, isComplete: false, taint: nil)
     do throws(LMDBError) {
@@ -220,9 +230,9 @@ extension Disk {
       if error.isDamage { return nil }
       throw JournalError(error)
     }
-    guard throughBase else { return plan }
+    guard bases != .none else { return plan }
     do throws(JournalError) {
-      if let pieces = try resolved(plan, of: layer) {
+      if let pieces = try resolved(plan, of: layer, through: bases) {
         plan.pieces = pieces
         return plan
       }

@@ -127,7 +127,7 @@ extension Disk {
   /// What of `window` may be read: what was released near `missing`, and what lies behind that, is not fetched again.
   private func unreleased(_ window: ByteRange, around missing: ByteRange) throws(JournalError) -> ByteRange {
     guard window != missing else { return window }
-    let found = try plan(layer, window.coveringSectors, throughBase: false)
+    let found = try plan(layer, window.coveringSectors, through: .none)
     journal.epochs.leave(found.epoch)
     var result = window
     for piece in found.pieces where piece.source.isReleased {

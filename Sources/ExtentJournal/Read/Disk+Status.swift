@@ -59,7 +59,7 @@ extension Disk {
   package func states(
     _ range: ByteRange, limit: Int
   ) throws(JournalError) -> [(byteCount: UInt64, value: SectorState)] {
-    try runs(range, throughBase: false, limit: limit) { (piece, plan) -> SectorState in
+    try runs(range, through: .none, limit: limit) { (piece, plan) -> SectorState in
       if piece.source.fallsToBase { return .fromBase }
       if piece.source.isReleased { return .released }
       guard piece.source == .absent else { return piece.source.isZero ? .zero : .data }
@@ -74,7 +74,7 @@ extension Disk {
     _ range: ByteRange, limit: Int
   ) throws(JournalError) -> [(byteCount: UInt64, value: Bool)] {
     if let taint = taintReason { throw JournalError(.failed, "\(name) is tainted: \(taint)") }
-    return try runs(range, throughBase: false, limit: limit) { (piece, plan) -> Bool in
+    return try runs(range, through: .dropped, limit: limit) { (piece, plan) -> Bool in
       piece.source != .absent && piece.source != .unwritten && !piece.source.fallsToBase
     }
   }
@@ -85,7 +85,7 @@ extension Disk {
   }
 
   private func runs<Value: Equatable>(
-    _ range: ByteRange, throughBase: Bool = true, limit: Int, _ value: (PlannedPiece, Plan) -> Value
+    _ range: ByteRange, through bases: Bases = .all, limit: Int, _ value: (PlannedPiece, Plan) -> Value
   ) throws(JournalError) -> [(byteCount: UInt64, value: Value)] {
     let layer = layer
     var runs: [(byteCount: UInt64, value: Value)] = []
@@ -93,7 +93,7 @@ extension Disk {
     var portionByteCount = Self.portionBytesMin
     while position < range.end, runs.count <= limit {
       let portion = ByteRange(start: position, end: min(range.end, position + portionByteCount))
-      let found = try plan(layer, portion.coveringSectors, throughBase: throughBase)
+      let found = try plan(layer, portion.coveringSectors, through: bases)
       journal.epochs.leave(found.epoch)
       for piece in found.pieces {
         guard let part = piece.range.bytes.intersection(portion) else { continue }

@@ -40,7 +40,7 @@ extension JournalReader {
   func forEachOwnPiece(
     of layer: LayerState, in range: SectorRange, _ body: (ReaderPiece) throws(JournalError) -> Void
   ) throws(JournalError) {
-    let absence: Placement? = isClosedCheckpoint(layer) ? .trim : nil
+    let absence = absence(of: layer)
     var position = range.start
     func skip(to sector: UInt64) throws(JournalError) {
       guard position < sector else { return }
@@ -55,10 +55,14 @@ extension JournalReader {
     try skip(to: range.end)
   }
 
-  /// Whether another checkpoint has taken its place, whether or not it has its seal yet.
-  private func isClosedCheckpoint(_ layer: LayerState) -> Bool {
-    guard layer.kind == .checkpoint else { return false }
-    return layer.isClosed || catalog.layers.contains { $0.key.disk == layer.key.disk && $0.key > layer.key }
+  /// What is where the index knows nothing of `layer`; nil: it never arrived.
+  private func absence(of layer: LayerState) -> Placement? {
+    guard layer.kind == .checkpoint else { return nil }
+    // The index may have followed to the beginning of an open one and no further.
+    if layer.base != 0, !layer.bitmapIsWhole { return .base }
+    let isClosed =
+      layer.isClosed || catalog.layers.contains { $0.key.disk == layer.key.disk && $0.key > layer.key }
+    return isClosed ? .trim : nil
   }
 
   /// The base of `layer`, which is not tainted.

@@ -115,23 +115,26 @@ final class SpoolRing: @unchecked Sendable {
     isUrgent: Bool = false, until deadline: UInt64? = nil
   ) throws(JournalError) -> SpoolSlot {
     let claim = Claim(kind: kind, layer: layer, range: range, payloadByteCount: payloadByteCount)
-    return try reserve([claim], isUrgent: isUrgent, until: deadline)[0]
+    lock.lock()
+    defer { lock.unlock() }
+    if try mayTakeNow(claim.byteCount, isUrgent: isUrgent) { return take(claim) }
+    return try wait(Waiter([claim], lock), until: deadline)[0]
   }
 
   /// Takes room for several records at once, in this order and without a gap: one after the other they could wait for room
   /// that the first of them keeps.
-  func reserve(
-    _ claims: [Claim], isUrgent: Bool = false, until deadline: UInt64? = nil
-  ) throws(JournalError) -> [SpoolSlot] {
+  func reserve(_ claims: [Claim]) throws(JournalError) -> [SpoolSlot] {
     lock.lock()
     defer { lock.unlock() }
-    let waiter = Waiter(claims, lock)
-    precondition(UInt64(waiter.byteCount) <= file.capacity / 2, "a record larger than the ring takes")
+    let byteCount = claims.reduce(0) { $0 + $1.byteCount }
+    if try mayTakeNow(byteCount, isUrgent: false) { return claims.map(take) }
+    return try wait(Waiter(claims, lock), until: nil)
+  }
+
+  private func mayTakeNow(_ byteCount: Int, isUrgent: Bool) throws(JournalError) -> Bool {
+    precondition(UInt64(byteCount) <= file.capacity / 2, "a record larger than the ring takes")
     if let closed { throw closed }
-    if isUrgent ? fits(waiter.byteCount, keeping: 0) : queue.isEmpty && fits(waiter.byteCount) {
-      return claims.map(take)
-    }
-    return try wait(waiter, until: deadline)
+    return isUrgent ? fits(byteCount, keeping: 0) : queue.isEmpty && fits(byteCount)
   }
 
   private func wait(_ waiter: Waiter, until deadline: UInt64?) throws(JournalError) -> [SpoolSlot] {

@@ -50,7 +50,7 @@ extension Disk {
   ) throws(JournalError) -> (known: [SectorRange], missing: [SectorRange])? {
     guard mode == .snapshot || journal.ledger.lock.withLock({ layer.keepsTombstones }) else { return nil }
     // What was released before the last checkpoint lies below it.
-    let found = try plan(layer, range, throughBase: mode == .device)
+    let found = try plan(layer, range, through: mode == .device ? .all : .none)
     journal.epochs.leave(found.epoch)
     var known: [SectorRange] = []
     var missing: [SectorRange] = []

@@ -140,7 +140,7 @@ extension Disk {
 
   /// Whether some of `range` is outside the bitmap.
   func isOutsideBitmap(_ range: SectorRange) throws(JournalError) -> Bool {
-    let found = try plan(layer, range, throughBase: false)
+    let found = try plan(layer, range, through: .none)
     journal.epochs.leave(found.epoch)
     return found.pieces.contains { $0.source.fallsToBase }
   }
