@@ -61,6 +61,16 @@ package protocol BlockFile: AnyObject, Sendable {
   func punch(_ range: Range<UInt64>) throws(FileError)
   /// Cuts the file to `byteCount` bytes.
   func truncate(to byteCount: UInt64) throws(FileError)
+  /// Has the store give the file blocks for its first `byteCount` bytes, which read as zeroes where nothing was written. Where
+  /// the store cannot do it the error says so (`isUnsupported`). Not durable before `sync`.
+  func allocate(_ byteCount: UInt64) throws(FileError)
+}
+
+extension BlockFile {
+  /// Says that it cannot be done: for stores that know no blocks.
+  package func allocate(_ byteCount: UInt64) throws(FileError) {
+    throw FileError(operation: "fallocate", path: "", errno: 95)
+  }
 }
 
 /// A failed operation on a file: what an operator needs to know.

@@ -165,6 +165,11 @@ final class POSIXFile: BlockFile {
     }
   }
 
+  func allocate(_ byteCount: UInt64) throws(FileError) {
+    // As posix_fallocate, but without writing where the filesystem cannot do it.
+    guard spw_allocate(descriptor, off_t(byteCount)) == 0 else { throw failure("fallocate") }
+  }
+
   func truncate(to byteCount: UInt64) throws(FileError) {
     guard ftruncate(descriptor, off_t(byteCount)) == 0 else { throw failure("ftruncate", byteCount) }
   }

@@ -21,6 +21,8 @@ int spw_punch_hole(int fd, off_t offset, off_t length) {
   return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 
+int spw_allocate(int fd, off_t length) { return fallocate(fd, 0, 0, length); }
+
 void *spw_map_twice(int fd, off_t offset, size_t length) {
   /* Reserve the whole range first, so that the second half cannot land on somebody else's mapping. */
   char *base = mmap(NULL, 2 * length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -118,10 +118,12 @@ package final class Journal: @unchecked Sendable {
 
     privateMemory = PrivateMemory(
       byteCount: host.privateBytesMax, patienceNanoseconds: host.stalledSenderNanoseconds)
+    let reserve = SpaceReserve(
+      store.files, byteCount: 2 * host.segmentBytesMax, ownedBytesMin: host.reserveFileBytesMin)
     admission = Admission(
       files: store.files, ledger: ledger, whenFull: options.whenFull,
       retryNanoseconds: host.fullDiskRetryNanoseconds, quota: options.quota, owned: Self.owned(store, index),
-      log: log)
+      reserveFile: reserve, log: log)
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
@@ -168,7 +170,7 @@ package final class Journal: @unchecked Sendable {
     upkeeper = Upkeep(
       ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller,
       epochs: epochs.segments,
-      directory: directory.path, host: host, log: log, poison: poison)
+      directory: directory.path, host: host, space: (reserve, admission), log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options

@@ -37,6 +37,8 @@ package struct JournalHost: Sendable {
 
   /// How often upkeep looks for something to do by itself, in nanoseconds; nil: only when it is asked to.
   package var upkeepEveryNanoseconds: UInt64? = 2_000_000_000
+  /// How much a journal takes, in bytes, before it keeps blocks for upkeep in a file.
+  package var reserveFileBytesMin: UInt64 = 1 << 30
   /// From where on upkeep finds something worth its while.
   package var upkeepLimits = UpkeepLimits()
 

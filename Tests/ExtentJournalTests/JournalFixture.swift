@@ -174,6 +174,13 @@ final class Flag: @unchecked Sendable {
   private var value = false
   func set() { lock.withLock { value = true } }
   var isSet: Bool { lock.withLock { value } }
+  /// Whether it was set; it is not any more.
+  func take() -> Bool {
+    lock.withLock {
+      defer { value = false }
+      return value
+    }
+  }
 }
 
 /// The kind of error that `body` throws, if it does.

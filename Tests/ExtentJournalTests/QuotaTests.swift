@@ -38,18 +38,77 @@ import Threads
     #expect(forecast.seconds(freeBytes: 1000, ownedBytes: 5, at: 200 * second) == nil)
   }
 
-  /// What the journal's segments and index take on disk.
   private func ownedBytes(_ fixture: JournalFixture) throws -> UInt64 {
+    try Self.ownedBytes(of: fixture.path)
+  }
+
+  /// What the segments and the index of the journal at `place` take on disk.
+  private static func ownedBytes(of place: String) throws -> UInt64 {
     var total: UInt64 = 0
-    for folder in ["segments", "index"] {
-      let path = "\(fixture.path)/\(folder)"
-      for name in try FileManager.default.contentsOfDirectory(atPath: path) {
+    for folder in ["segments", "index", "index.next", "index.old"] {
+      let path = "\(place)/\(folder)"
+      guard FileManager.default.fileExists(atPath: path) else { continue }
+      for name in (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? [] {
         var status = stat()
         guard stat("\(path)/\(name)", &status) == 0 else { continue }
         total += UInt64(status.st_blocks) * 512
       }
     }
     return total
+  }
+
+  @Test(
+    "an index that is built anew, beside the old one or after its loss, stays within a quota that is full")
+  func rebuild() throws {
+    let quota: UInt64 = 64 << 20
+    let fixture = try JournalFixture {
+      $0.quota = Quota(byteCount: quota)
+      $0.whenFull = .enospc
+    }
+    try fixture.close()
+    fixture.host.fullDiskRetryNanoseconds = 1_000_000
+    // Looked at before each transaction of the index; one fails when it is told to.
+    let (peak, isArmed, place) = (Peak(), Flag(), fixture.path)
+    fixture.host.indexFault = { _ in
+      peak.note((try? Self.ownedBytes(of: place)) ?? .max)
+      return isArmed.take() ? 5 : 0
+    }
+    try fixture.open()
+    try fixture.makeDisk("d", byteCount: 1 << 30, mode: .device)
+    var random = SeededGenerator(seed: 11)
+    var content: [UInt64: [UInt8]] = [:]
+    // Small writes all over: the index is as large as it gets.
+    while true {
+      var bytes: [UInt8] = []
+      while bytes.count < 4096 { bytes.appendBigEndian(random.next()) }
+      let offset = UInt64.random(in: 0..<1 << 18, using: &random) * 4096
+      if failure({ try fixture.disk.write(bytes, at: offset) }) == .noSpace { break }
+      content[offset] = bytes
+    }
+    try fixture.journal.checkpoint()
+    #expect(try Self.ownedBytes(of: place) > quota / 2 && content.count > 4000)
+    func check(_ when: String) throws {
+      #expect(peak.value <= quota, "\(when): \(peak.value)")
+      let samples = content.keys.sorted().enumerated().filter { $0.offset % 97 == 0 }.map(\.element)
+      for offset in samples {
+        let isRight = try fixture.disk.bytes(ByteRange(offset: offset, count: 4096)) == content[offset]
+        #expect(isRight, "\(when): offset \(offset)")
+      }
+      #expect(try fixture.journal.livenessFlaw() == nil, "\(when)")
+      #expect(try Self.ownedBytes(of: place) <= quota, "\(when)")
+    }
+    try check("before")
+    // An I/O error of a commit: a new index is built beside the old one.
+    isArmed.set()
+    try fixture.disk.trim(ByteRange(offset: 0, count: 512), durable: true).wake()
+    content[0] = nil
+    try fixture.journal.checkpoint()
+    #expect(!isArmed.isSet)
+    try check("beside the old one")
+    try fixture.close()
+    try fixture.removeIndex()
+    try fixture.open()
+    try check("after its loss")
   }
 
   @Test(
@@ -94,4 +153,14 @@ import Threads
     try fixture.close()
     #expect(try ownedBytes(fixture) <= quota)
   }
+}
+
+/// The highest of some values, from any thread.
+private final class Peak: @unchecked Sendable {
+  // Sendable: guarded by `lock`.
+  private let lock = Lock()
+  private var highest: UInt64 = 0
+
+  var value: UInt64 { lock.withLock { highest } }
+  func note(_ value: UInt64) { lock.withLock { highest = max(highest, value) } }
 }

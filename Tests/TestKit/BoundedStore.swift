@@ -87,6 +87,10 @@ private final class BoundedFile: BlockFile {
     try store.grow(name, to: offset + UInt64(byteCount))
     try inner.write(buffer, byteCount: byteCount, at: offset)
   }
+  func allocate(_ byteCount: UInt64) throws(FileError) {
+    try store.grow(name, to: byteCount)
+    try inner.allocate(byteCount)
+  }
   func sync() throws(FileError) { try inner.sync() }
   func punch(_ range: Range<UInt64>) throws(FileError) {
     try inner.punch(range)

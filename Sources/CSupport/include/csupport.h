@@ -16,6 +16,9 @@ int spw_open(const char *path, int flags, unsigned mode);
 /* fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE): gives a range back to the filesystem. */
 int spw_punch_hole(int fd, off_t offset, off_t length);
 
+/* fallocate(0) of the first `length` bytes: blocks for them, and the file is as long. */
+int spw_allocate(int fd, off_t length);
+
 /* Maps `length` bytes of `fd` from `offset` twice, back to back, so that a ring never wraps inside a record.
    NULL on failure, with errno. Undo with spw_unmap_twice. */
 void *spw_map_twice(int fd, off_t offset, size_t length);

@@ -32,6 +32,7 @@ final class Upkeep: @unchecked Sendable {
   let limits: UpkeepLimits
   private let directory: String
   let spiller: Spiller
+  let space: (reserve: SpaceReserve, admission: Admission)
   private let work = Lock()
   let lock = Lock()
   let press = FramePress()
@@ -82,13 +83,15 @@ final class Upkeep: @unchecked Sendable {
 
   init(
     ledger: Ledger, store: SegmentStore, writer: SegmentWriter, indexer: Indexer, spiller: Spiller,
-    epochs: Epochs, directory: String, host: JournalHost, log: @escaping JournalLog,
+    epochs: Epochs, directory: String, host: JournalHost, space: (SpaceReserve, Admission),
+    log: @escaping JournalLog,
     poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
     self.store = store
     self.indexer = indexer
     self.spiller = spiller
+    self.space = space
     everyNanoseconds = host.upkeepEveryNanoseconds
     ended = Condition(lock)
     self.epochs = epochs
@@ -108,18 +111,33 @@ final class Upkeep: @unchecked Sendable {
     try work.withLock { () throws(JournalError) -> UpkeepReport in
       let before = doneSoFar
       yieldsToIngest = yields
-      try sealIdleSegment(evenLive: coldNanoseconds == 0)
-      while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
       while !isCancelled(), !shouldStop {
-        if try freeSome() { continue }
-        if try compactOne() { continue }
-        if let coldNanoseconds, try recompressOne(olderThan: coldNanoseconds, isCancelled) { continue }
-        break
+        do throws(JournalError) {
+          try freeAndCompact(coldNanoseconds, isCancelled)
+          break
+        } catch {
+          // To give something back something must be written first: for that blocks were kept.
+          guard error.kind == .noSpace, space.reserve.giveUp() else { throw error }
+          log(
+            .warning, "the disk of the journal is full: upkeep goes on with the blocks that were kept for it")
+        }
       }
+      space.admission.adaptReserve()
       if !isCancelled(), !shouldStop, indexer.compactIndex(byteCountMin: limits.indexBytesMin) {
         note { $0.indexCompactions += 1 }
       }
       return doneSoFar.since(before)
+    }
+  }
+
+  private func freeAndCompact(_ coldNanoseconds: UInt64?, _ isCancelled: () -> Bool) throws(JournalError) {
+    try sealIdleSegment(evenLive: coldNanoseconds == 0)
+    while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
+    while !isCancelled(), !shouldStop {
+      if try freeSome() { continue }
+      if try compactOne() { continue }
+      if let coldNanoseconds, try recompressOne(olderThan: coldNanoseconds, isCancelled) { continue }
+      break
     }
   }
 

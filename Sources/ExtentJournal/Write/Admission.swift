@@ -26,6 +26,7 @@ final class Admission: @unchecked Sendable {
   private let quota: Quota?
   /// What the segments and the index take on disk.
   private let owned: @Sendable () -> (segments: UInt64, index: UInt64)
+  private let reserveFile: SpaceReserve
   private var forecast = SpaceForecast()
   private let log: JournalLog
   private let lock = Lock()
@@ -37,8 +38,9 @@ final class Admission: @unchecked Sendable {
   init(
     files: any FileStore, ledger: Ledger, whenFull: WhenFull, retryNanoseconds: UInt64,
     quota: Quota?, owned: @escaping @Sendable () -> (segments: UInt64, index: UInt64),
-    log: @escaping JournalLog
+    reserveFile: SpaceReserve, log: @escaping JournalLog
   ) {
+    self.reserveFile = reserveFile
     self.quota = quota
     self.owned = owned
     self.files = files
@@ -65,12 +67,22 @@ final class Admission: @unchecked Sendable {
     if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
   }
 
-  /// What is kept free, in bytes.
+  /// What is kept free, or kept as blocks of a file, in bytes.
   var reserveByteCount: UInt64 {
     lock.withLock {
       if account.shouldAsk { ask() }
-      return account.reserveByteCount
+      return account.reserveByteCount + reserveFile.byteCount
     }
+  }
+
+  /// Takes or lets go the blocks that are kept for upkeep, as there is room and the journal is large. For upkeep alone.
+  func adaptReserve() {
+    let (owned, available) = lock.withLock {
+      ask()
+      return (self.owned(), account.availableByteCount)
+    }
+    reserveFile.adapt(ownedBytes: owned.segments + owned.index, availableBytes: available)
+    lock.withLock { ask() }
   }
 
   /// What more can be admitted, and in how many seconds it is used up, if that can be said.
@@ -110,10 +122,11 @@ final class Admission: @unchecked Sendable {
     }
     let owned = owned()
     forecast.note(owned.segments + owned.index, at: MonotonicClock.nanoseconds())
-    guard let quota else { return account.learn(space) }
+    let held = reserveFile.byteCount
+    guard let quota else { return account.learn(space, held: held) }
     account.learn(
-      quota.space(ownedBytes: owned.segments + owned.index, of: space),
-      reserve: quota.reserve(indexBytes: owned.index))
+      quota.space(ownedBytes: owned.segments + owned.index + held, of: space),
+      reserve: quota.reserve(indexBytes: owned.index), held: held)
   }
 
   // MARK: - Waiting

@@ -30,10 +30,12 @@ package struct SpaceAccount: Sendable {
   /// Whether it is time to ask the filesystem.
   package var shouldAsk: Bool { admittedSinceAsked >= Self.askEveryByteCount }
 
-  /// Takes in what the filesystem, or the quota, says; `reserve` is kept free, or else what is usual there.
-  package mutating func learn(_ space: FileSpace, reserve: UInt64? = nil) {
+  /// Takes in what the filesystem, or the quota, says; `reserve` is kept free, or else what is usual there, less the `held`
+  /// bytes of it that are kept as blocks already.
+  package mutating func learn(_ space: FileSpace, reserve: UInt64? = nil, held: UInt64 = 0) {
     freeByteCount = space.freeByteCount
-    reserveByteCount = reserve ?? min(Self.reserveBytesMax, space.totalByteCount / 16)
+    let wanted = reserve ?? min(Self.reserveBytesMax, space.totalByteCount / 16)
+    reserveByteCount = wanted - min(wanted, held)
     admittedSinceAsked = 0
   }
 
