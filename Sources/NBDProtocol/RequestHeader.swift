@@ -22,10 +22,14 @@ struct RequestHeader {
   /// How long the header is where headers are `extended`, and where not.
   static func byteCount(extended: Bool) -> Int { extended ? 32 : 28 }
 
-  /// The header at the start of `input`, which has all of it; nil when that is not one.
-  init?(_ input: RawSpan, extended: Bool) {
-    let magic = extended ? Magic.extendedRequest : Magic.request
-    guard input.bigEndian(at: 0, as: UInt32.self) == magic else { return nil }
+  /// Whether `input`, of at least four bytes, begins with the magic of a header.
+  static func begins(_ input: RawSpan, extended: Bool) -> Bool {
+    input.bigEndian(at: 0, as: UInt32.self) == (extended ? Magic.extendedRequest : Magic.request)
+  }
+
+  /// The header that `input` begins with; all of it is there.
+  init(_ input: RawSpan, extended: Bool) {
+    precondition(Self.begins(input, extended: extended), "what is no header was taken for one")
     flags = CommandFlags(rawValue: input.bigEndian(at: 4))
     type = input.bigEndian(at: 6)
     tag = RequestTag(cookie: input.bigEndian(at: 8), offset: input.bigEndian(at: 16))

@@ -62,10 +62,12 @@ struct Transmission {
 
   private mutating func takeHeader(_ input: RawSpan) -> ServerMachine.Step {
     let byteCount = RequestHeader.byteCount(extended: replies == .extended)
-    guard input.byteCount >= byteCount else { return .init(consumed: 0, event: .needsMore) }
-    guard let header = RequestHeader(input, extended: replies == .extended) else {
-      return .init(consumed: byteCount, event: .hangUp([], reason: "a request without its magic"))
+    // At once: a client that sends the shorter headers would else wait for ever for the answer to its first request.
+    if input.byteCount >= 4, !RequestHeader.begins(input, extended: replies == .extended) {
+      return .init(consumed: 4, event: .hangUp([], reason: "a request without its magic"))
     }
+    guard input.byteCount >= byteCount else { return .init(consumed: 0, event: .needsMore) }
+    let header = RequestHeader(input, extended: replies == .extended)
     return .init(consumed: byteCount, event: take(header))
   }
 

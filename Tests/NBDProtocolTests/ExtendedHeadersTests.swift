@@ -132,7 +132,7 @@ struct ExtendedHeadersTests {
   func compactRequest() {
     var shell = Shell.transmitting(extended: true)
     var stream = ClientStream()
-    stream.request(3)
+    // One: there will be no more before it is answered.
     stream.request(3)
     shell.run(stream.bytes)
     guard case .hangUp([], _) = shell.events.last else {
