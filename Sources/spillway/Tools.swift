@@ -8,17 +8,27 @@ struct ReplayDisk: ParsableCommand {
     abstract: "Write a disk of a journal to a sparse raw file.",
     discussion: """
       The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a \
-      checkpoint; the file then holds everything acknowledged before). An OUTPUT that is there and not empty is a \
+      checkpoint; the file then holds everything acknowledged before). NAME@=SEQUENCE is the disk as it was at the end \
+      of a batch, as spillway log shows them, from the horizon on (serve --history). An OUTPUT that is there and not empty is a \
       usage error (exit status 2) without --force.
       """)
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("The disk, or one of its generations as NAME@GENERATION.", valueName: "NAME"))
+  @Argument(
+    help: ArgumentHelp(
+      "The disk, one of its generations as NAME@GENERATION, or its past as NAME@=SEQUENCE.", valueName: "NAME"
+    )
+  )
   var name: String
 
   @Argument(help: ArgumentHelp("The file to write.", valueName: "OUTPUT"))
   var output: String
+
+  @Option(
+    help: ArgumentHelp(
+      "The disk as it was then: 2026-11-26T01:02:03Z, or @ and seconds since 1970.", valueName: "TIME"))
+  var at: String?
 
   @Flag(help: "Overwrite OUTPUT though it is not empty.")
   var force = false
@@ -27,7 +37,7 @@ struct ReplayDisk: ParsableCommand {
   var tainted = false
 
   func run() throws {
-    try journal.tools().replay(name, to: output, force: force, tainted: tainted)
+    try journal.tools().replay(name, at: at, to: output, force: force, tainted: tainted)
   }
 }
 

@@ -6,7 +6,7 @@ internal import QEMUMonitor
 /// The commands that work on a journal which they do not serve. While a daemon serves it they go through it.
 package struct JournalTools: Sendable {
   private let directory: JournalLocation
-  private let log: Logger
+  let log: Logger
 
   /// Tools for the journal in `directory`. Of what the journal says they pass on warnings and errors.
   package init(_ directory: JournalLocation) {
@@ -38,13 +38,13 @@ package struct JournalTools: Sendable {
     _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
-  /// `spillway replay`: writes `NAME` or `NAME@GENERATION` to the raw file `output`, sparse.
+  /// `spillway replay`: writes `NAME`, `NAME@GENERATION` or `NAME@=SEQUENCE` to the raw file `output`, sparse; `time` is what
+  /// `--at` says.
   package func replay(
-    _ name: String, to output: String, force: Bool, tainted: Bool
+    _ name: String, at time: String? = nil, to output: String, force: Bool, tainted: Bool
   ) throws(ServiceError) {
-    try Self.checkName(name)
     let output = try Self.checkedOutput(output)
-    let reader = try settledReader()
+    let (reader, name) = try locate(name, at: time, command: "replay")
     var progress = ProgressLine(name)
     defer { progress.clear() }
     let report = try reportingJournalErrors { () throws(JournalError) in
@@ -60,17 +60,16 @@ package struct JournalTools: Sendable {
     }
   }
 
-  private static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
+  static func checkName(_ name: String, command: String) throws(ServiceError) {
     let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
     for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "\(command) \(name)") }
   }
 
-  /// `spillway map`: what each run of `NAME` or `NAME@GENERATION` is, in lines to `print`; `asPicture` as one picture.
+  /// `spillway map`: what each run of `NAME`, `NAME@GENERATION` or `NAME@=SEQUENCE` is, in lines to `print`; `asPicture` as one picture.
   package func map(
     _ name: String, asJSON: Bool, asPicture: Bool, _ print: (String) -> Void
   ) throws(ServiceError) {
-    try Self.checkName(name, command: "map")
-    let reader = try settledReader()
+    let (reader, name) = try locate(name, at: nil, command: "map")
     var runs: [MappedExtent] = []
     let byteCount = try reportingJournalErrors { () throws(JournalError) in
       try reader.forEachState(of: name) { run in
@@ -155,7 +154,7 @@ package struct JournalTools: Sendable {
   }
 
   /// A reader that sees everything acknowledged before the call.
-  private func settledReader() throws(ServiceError) -> JournalReader {
+  func settledReader() throws(ServiceError) -> JournalReader {
     if let daemon = try connect() {
       _ = try daemon.execute("checkpoint")
       return try openReader()
@@ -180,6 +179,7 @@ package struct JournalTools: Sendable {
   ) throws(ServiceError) -> Result {
     var options = JournalOptions()
     options.spoolByteCount = ServeConfiguration.spoolByteCountMin
+    options.history = .all
     let journal = try reportingJournalErrors { () throws(JournalError) in
       try Journal.open(directory.path, options: options, log: log.forJournal)
     }
