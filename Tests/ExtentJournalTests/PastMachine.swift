@@ -13,6 +13,8 @@ final class PastMachine {
   static let released: Int64 = -1
 
   let seed: UInt64
+  /// Whether the index is lost and the power goes in the midst of work.
+  private let hasMishaps: Bool
   private(set) var disk: SimulatedDisk
   let directory: TemporaryDirectory
   var limit: HistoryLimit
@@ -27,8 +29,11 @@ final class PastMachine {
   private(set) var compared = 0
   private(set) var upkeep = UpkeepReport()
 
-  init(seed: UInt64, limit: HistoryLimit, bug: PlantedBug? = nil, pagesMax: Int? = nil) throws {
+  init(
+    seed: UInt64, limit: HistoryLimit, bug: PlantedBug? = nil, pagesMax: Int? = nil, hasMishaps: Bool = true
+  ) throws {
     self.seed = seed
+    self.hasMishaps = hasMishaps
     self.limit = limit
     random = SeededGenerator(seed: seed)
     disk = SimulatedDisk(seed: seed)
@@ -147,6 +152,28 @@ final class PastMachine {
     upkeep.movedRecords += report.movedRecords
   }
 
+  /// Builds the index again, by which the past is lost.
+  private func loseIndex() throws {
+    try reopen(.indexLost)
+    try journal.checkpoint()
+    let ends = try journal.batchEnds().ends
+    guard ends.count == 1 else { throw Violation("seed \(seed): the index is new, and knows \(ends)") }
+  }
+
+  /// Cuts the power at some operation of the disk in the midst of work.
+  private func cutSomewhere() throws {
+    try write(0, 40)
+    disk.plant(.powerCut, after: Int.random(in: 0..<40, using: &random))
+    do {
+      try journal.checkpoint()
+      try runUpkeep(recompresses: true)
+    } catch {
+      guard disk.isPowerCut else { throw error }
+    }
+    disk.clearFaults()
+    try reopen(.powerCut)
+  }
+
   /// One random operation.
   func step() throws {
     let start = Int.random(in: 0..<Self.sectorCount, using: &random)
@@ -161,6 +188,8 @@ final class PastMachine {
     case 32..<36: try runUpkeep(recompresses: Bool.random(using: &random))
     case 36: try reopen(.killed)
     case 37: try reopen([.closed, .powerCut].randomElement(using: &random)!)
+    case 38 where hasMishaps:
+      if Int.random(in: 0..<3, using: &random) == 0 { try loseIndex() } else { try cutSomewhere() }
     default: try openSome()
     }
   }

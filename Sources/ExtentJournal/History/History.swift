@@ -43,9 +43,8 @@ final class History: @unchecked Sendable {
   /// before its end.
   func horizon(ofCommit sequence: UInt64) -> Horizon {
     lock.withLock {
-      if let current, limit != .none || !pins.isEmpty { return current }
-      let moved = Horizon(
-        sequence: max(sequence, current?.sequence ?? 0), timeNanoseconds: WallClock.nanoseconds())
+      if let current, limit != .none || !pins.isEmpty || current.sequence >= sequence { return current }
+      let moved = Horizon(sequence: sequence, timeNanoseconds: WallClock.nanoseconds())
       current = moved
       return moved
     }
