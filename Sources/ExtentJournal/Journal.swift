@@ -15,6 +15,7 @@ internal import Threads
 //   Read/     DiskReader       the way back: spool, memory, index, frames; reads that wait
 //   Generation/ SealRecord     what a disk held at one moment is closed, named and vouched for
 //   Upkeep/   Upkeep           what nobody needs any more is given back
+//   History/  History          what the past still needs is held, and read
 //   Replay/   Replay           a generation as a raw file
 //
 // Recovery runs the same way from the other end when a journal is opened.
@@ -32,6 +33,8 @@ package final class Journal: @unchecked Sendable {
   let store: SegmentStore
   let writer: SegmentWriter
   let index: Index
+  let history: History
+  let pastIndexes: PastIndexes
   let frames: FrameReader
   let readAhead: ReadAhead
   let sourceBlocks = SourceBlocks()
@@ -112,8 +115,12 @@ package final class Journal: @unchecked Sendable {
     ledger.load(
       disks: opened.catalog.disks, layers: opened.catalog.layers, loss: opened.loss, applied: opened.applied)
     ledger.hooks = host.hooks
+    pastIndexes = PastIndexes(of: directory)
+    history = History(
+      options.history, stored: try Self.horizon(opened, store, index), applied: opened.applied.sequence)
     let replayed = try recovery.replaySegments(
-      store, into: ledger, index, journal: uuid, ring: oldRing)
+      store, into: ledger, index, history, journal: uuid, ring: oldRing)
+    history.note(ledger.indexed)
     oldRing?.hasFailed = false
 
     privateMemory = PrivateMemory(
@@ -122,8 +129,8 @@ package final class Journal: @unchecked Sendable {
       store.files, byteCount: 2 * host.segmentBytesMax, ownedBytesMin: host.reserveFileBytesMin)
     admission = Admission(
       files: store.files, ledger: ledger, whenFull: options.whenFull,
-      retryNanoseconds: host.fullDiskRetryNanoseconds, quota: options.quota, owned: Self.owned(store, index),
-      reserveFile: reserve, log: log)
+      retryNanoseconds: host.fullDiskRetryNanoseconds, quota: options.quota,
+      owned: Self.owned(store, index, pastIndexes), reserveFile: reserve, log: log)
     let file: SpoolFile
     if let oldRing { file = oldRing } else { file = try Self.makeRing(options, host, directory, uuid, log) }
     var kept: (headers: [SpoolHeader], dead: [UInt64]) = ([], [])
@@ -165,11 +172,12 @@ package final class Journal: @unchecked Sendable {
       refusesWhenFull: options.whenFull == .enospc, log: log,
       poison: poison)
     indexer = Indexer(
-      ledger: ledger, writer: writer, store: store, index: index, journal: uuid, host: host, log: log,
+      ledger: ledger, writer: writer, store: store, index: index, history: history, journal: uuid, host: host,
+      log: log,
       poison: poison, waitForReaders: { [epochs] in epochs.ring.waitForEarlierReaders() })
     upkeeper = Upkeep(
-      ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller,
-      epochs: epochs.segments,
+      ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller, history: history,
+      pastIndexes: pastIndexes, epochs: epochs.segments,
       directory: directory.path, host: host, space: (reserve, admission), log: log, poison: poison)
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
@@ -185,16 +193,32 @@ package final class Journal: @unchecked Sendable {
     }
   }
 
+  /// Where the horizon of a journal is. In a new one it is before the first record, and that is written down: who loses an
+  /// index has none. Nil for those.
+  private static func horizon(
+    _ opened: Recovery.OpenedIndex, _ store: SegmentStore, _ index: Index
+  ) throws(JournalError) -> Horizon? {
+    if let known = opened.horizon { return known }
+    let segments: [UInt64]
+    do throws(FileError) { segments = try store.list() + store.list(.moved) } catch {
+      throw JournalError(error)
+    }
+    guard segments.isEmpty, opened.applied.batch == 0 else { return nil }
+    let start = Horizon(sequence: 0, timeNanoseconds: WallClock.nanoseconds())
+    do throws(LMDBError) { try index.current.setHorizon(start) } catch { throw JournalError(error) }
+    return start
+  }
+
   /// What a journal takes on disk. What cannot be asked counts as nothing: then the filesystem is the bound.
   private static func owned(
-    _ store: SegmentStore, _ index: Index
+    _ store: SegmentStore, _ index: Index, _ pastIndexes: PastIndexes
   ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
     {
       var segments: UInt64 = 0
       if case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) {
         segments = usage.byteCount
       }
-      return (segments, index.usedByteCount)
+      return (segments, index.usedByteCount + pastIndexes.byteCount)
     }
   }
 
@@ -273,6 +297,12 @@ package final class Journal: @unchecked Sendable {
   }
 
   private static let damageLinesMax = 50
+
+  /// The directory, and who the journal is.
+  var identity: (directory: JournalDirectory, superblock: JournalSuperblock) { (directory, superblock) }
+
+  /// See `uuid`.
+  var superblockUUID: JournalUUID { superblock.journal }
 
   /// The identity of the journal.
   package var uuid: String { superblock.journal.description }

@@ -20,6 +20,8 @@ package struct JournalOptions: Sendable {
   package var quota: Quota?
   /// How many sealed generations of each disk are kept, at least 1; nil: all.
   package var keptGenerations: Int?
+  /// How much of what is superseded is kept, so that the past can be read.
+  package var history = HistoryLimit.none
   /// Where the daemon's admin socket is, recorded in the journal directory for the tools.
   package var adminAddress: String?
 

@@ -41,6 +41,13 @@ package struct JournalStatus: Codable, Sendable {
   package var availableBytes: UInt64?
   /// In how many seconds that is used up, at the pace of the last minute; nil when it does not grow.
   package var secondsToFull: UInt64?
+  /// The oldest end of a batch that can be read exactly, as of the last commit of the index; nil while the index is being built
+  /// again.
+  package var horizonSequence: UInt64?
+  /// When that was passed, in nanoseconds since 1970.
+  package var horizonNanoseconds: UInt64?
+  /// What segments hold that only the past shows, in bytes, as of the last commit of the index.
+  package var historyBytes: UInt64?
   /// Payload bytes that clients wrote since the journal was opened; a payload of zeroes counts as zeroed.
   package var writtenBytes: UInt64 = 0
   /// How many of `writtenBytes` reached frames; what was overwritten before never does.
@@ -170,7 +177,23 @@ extension DiskStatus {
   }
 }
 
+extension JournalStatus {
+  mutating func noteHorizon(_ horizon: Horizon?, _ historyByteCount: UInt64) {
+    horizonSequence = horizon?.sequence
+    horizonNanoseconds = horizon?.timeNanoseconds
+    historyBytes = historyByteCount
+  }
+}
+
 extension Journal {
+  /// What only the past shows; 0 when the index is not to be believed.
+  private func historyByteCount() throws(JournalError) -> UInt64 {
+    guard !index.isAbandoned else { return 0 }
+    return try index.current.pastByteCount(through: ledger.lock.withLock { ledger.indexed }) {
+      store.allocatedByteCount(ofFresh: $0)
+    }
+  }
+
   /// What the journal is doing now.
   package func status() throws(JournalError) -> JournalStatus {
     var status = JournalStatus(uuid: uuid)
@@ -187,6 +210,7 @@ extension Journal {
     let outlook = admission.outlook
     status.availableBytes = outlook.availableByteCount
     status.secondsToFull = outlook.secondsToFull
+    status.noteHorizon(history.horizon, try historyByteCount())
     let durableBatch = writer.durability.batch
     ledger.lock.lock()
     defer { ledger.lock.unlock() }

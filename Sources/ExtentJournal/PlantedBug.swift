@@ -63,6 +63,14 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case moveWithoutCompare
   /// Records without payload go with their segment, whatever a rebuild makes of what they hid.
   case recordsForgotten
+  /// History: what a commit supersedes is not held.
+  case pastNotHeld
+  /// History: records without payload go when the present needs them no more.
+  case pastRecordsForgotten
+  /// History: segments behind the horizon are treated like any other.
+  case pastSegmentsTouched
+  /// History: of a frame that the past needs only what is live is moved.
+  case pastFramesMoved
 }
 
 /// What a test does to one journal. Set before its threads start; see the note at the top of the file.

@@ -59,6 +59,8 @@ struct Recovery {
     /// What the journal had lost before.
     var loss: String?
     var applied: AppliedPosition
+    /// Nil when the index is new or was lost.
+    var horizon: Horizon?
   }
 
   /// Opens the index; one that cannot be used makes room for an empty one.
@@ -93,8 +95,11 @@ struct Recovery {
     }
     let tables = index.current
     let applied = try tables.applied(journal: journal) ?? AppliedPosition()
+    let horizon: Horizon?
+    do throws(LMDBError) { horizon = try tables.horizon() } catch { throw JournalError(error) }
     return OpenedIndex(
-      index: index, catalog: try tables.catalog(), loss: try tables.loss(), applied: applied)
+      index: index, catalog: try tables.catalog(), loss: try tables.loss(), applied: applied, horizon: horizon
+    )
   }
 
   /// What the segments had to say.
@@ -113,7 +118,8 @@ struct Recovery {
   /// written once more before it is synced: after a failed sync the page cache may hold it as clean, and a sync that has
   /// nothing to do proves nothing.
   func replaySegments(
-    _ store: SegmentStore, into ledger: Ledger, _ index: Index, journal: JournalUUID, ring: SpoolFile?
+    _ store: SegmentStore, into ledger: Ledger, _ index: Index, _ history: History, journal: JournalUUID,
+    ring: SpoolFile?
   ) throws(JournalError) -> SegmentOutcome {
     let segments = try listSegments(store)
     let applied = ledger.published
@@ -149,7 +155,7 @@ struct Recovery {
       // A rebuild must not keep a terabyte's extents in memory. What is read here was written before, so it is
       // as durable as it will be once the file is synced.
       if unindexed >= 200_000 {
-        try commit(store, segments, batch.end, ledger, index, journal)
+        try commit(store, segments, batch.end, ledger, index, history, journal)
         unindexed = 0
       }
     }
@@ -243,7 +249,7 @@ struct Recovery {
 
   private func commit(
     _ store: SegmentStore, _ segments: [UInt64], _ end: AppliedPosition, _ ledger: Ledger, _ index: Index,
-    _ journal: JournalUUID
+    _ history: History, _ journal: JournalUUID
   ) throws(JournalError) {
     let first = max(ledger.indexed.segment, 1)
     for number in segments where number >= first && number <= end.segment {
@@ -252,7 +258,8 @@ struct Recovery {
     }
     let delta = ledger.beginIndexing()
     do throws(LMDBError) {
-      try index.commit(delta, journal: journal)
+      let horizon = history.horizon(ofRecovery: delta.end.sequence)
+      try index.commit(delta, journal: journal, horizon: horizon)
     } catch {
       // An index that fails is built anew once the journal is open; until then what it lacks stays in memory.
       if error.isDamage { return }

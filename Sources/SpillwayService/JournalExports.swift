@@ -8,7 +8,8 @@ internal import Threads
 // NBD errors.
 
 /// The exports of a journal: `NAME` takes the stream of disk NAME, `NAME@live` shows its newest generation while it
-/// arrives (of a device disk always the open one), and `NAME@GENERATION` shows the one of that name, whatever its state.
+/// arrives (of a device disk always the open one), `NAME@GENERATION` shows the one of that name, whatever its state, and
+/// `NAME@=SEQUENCE` the disk as it was at the end of a batch.
 ///
 /// A socket for readers shows views only; the empty name is the one disk's export there is.
 struct JournalExports: ExportDirectory {
@@ -31,6 +32,7 @@ struct JournalExports: ExportDirectory {
     case ingest(Disk)
     /// A view, and what it is called behind the `@`.
     case view(Disk, String)
+    case past(Disk, PastName)
   }
 
   private func resolve(_ name: String) -> Target? {
@@ -38,6 +40,9 @@ struct JournalExports: ExportDirectory {
     if name.isEmpty {
       guard disks.count == 1 else { return nil }
       return showsIngest ? .ingest(disks[0]) : .view(disks[0], Journal.liveName)
+    }
+    if let past = PastName(export: name) {
+      return disks.first { $0.name == past.disk }.map { .past($0, past) }
     }
     if let at = name.lastIndex(of: "@") {
       let (disk, generation) = (String(name[..<at]), String(name[name.index(after: at)...]))
@@ -56,6 +61,7 @@ struct JournalExports: ExportDirectory {
       ExportDescription(
         name: disk.name, text: "takes the stream of disk \(disk.name) (\(disk.mode.rawValue))",
         byteCount: disk.byteCount, isReadOnly: false, minimumBlock: disk.mode == .snapshot ? 512 : 1)
+    case .past(let disk, let name): PastExport.describe(name, of: disk)
     case .view(let disk, let generation):
       ExportDescription(
         name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
@@ -91,6 +97,7 @@ struct JournalExports: ExportDirectory {
     // device disk it writes to the one that is open then.
     case .ingest(let disk): IngestSession(disk, streams)
     case .view(let disk, _): ViewSession(disk, journal, rules, streams.log)
+    case .past(_, let past): try PastExport.open(past, in: journal)
     case nil: throw ExportError(.invalid, "no export \(name)")
     }
   }
@@ -348,7 +355,7 @@ extension Arrivals {
 
 extension ExportError {
   /// The one place where a journal's failure becomes an NBD error. (The journal has logged what it could not do.)
-  fileprivate init(_ error: JournalError) {
+  init(_ error: JournalError) {
     switch error.kind {
     case .noSpace: self.init(.noSpace, error.message)
     case .usage: self.init(.invalid, error.message)

@@ -13,7 +13,9 @@ struct MapDisk: ParsableCommand {
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("The disk, or one of its generations.", valueName: "NAME[@GENERATION]"))
+  @Argument(
+    help: ArgumentHelp(
+      "The disk, one of its generations, or its past.", valueName: "NAME[@GENERATION|@=SEQUENCE]"))
   var name: String
 
   @Flag(help: "Print an object a line for programs.")

@@ -11,17 +11,27 @@ struct ReplayDisk: ParsableCommand {
       stream on stdout. A file gets its name when it is whole.
 
       The journal may be closed, crashed (it is recovered first) or being written (a daemon is asked for a \
-      checkpoint; OUTPUT then holds everything acknowledged before). A file that is there and not empty is a \
+      checkpoint; OUTPUT then holds everything acknowledged before). NAME@=SEQUENCE is the disk as it was at the end \
+      of a batch, as spillway log shows them, from the horizon on (serve --history). A file that is there and not empty is a \
       usage error (exit status 2) without --force or --since.
       """)
 
   @OptionGroup var journal: JournalOption
 
-  @Argument(help: ArgumentHelp("The disk, or one of its generations as NAME@GENERATION.", valueName: "NAME"))
+  @Argument(
+    help: ArgumentHelp(
+      "The disk, one of its generations as NAME@GENERATION, or its past as NAME@=SEQUENCE.", valueName: "NAME"
+    )
+  )
   var name: String
 
   @Argument(help: ArgumentHelp("Where it is written.", valueName: "OUTPUT"))
   var output: String
+
+  @Option(
+    help: ArgumentHelp(
+      "The disk as it was then: 2026-11-26T01:02:03Z, or @ and seconds since 1970.", valueName: "TIME"))
+  var at: String?
 
   @Option(
     help: ArgumentHelp(
@@ -45,6 +55,6 @@ struct ReplayDisk: ParsableCommand {
     options.force = force
     options.tainted = tainted
     let place = try ReplayOutput(parsing: output, currentDirectory: AbsolutePath.currentDirectory())
-    try journal.tools().replay(name, to: place, options)
+    try journal.tools().replay(name, at: at, to: place, options)
   }
 }

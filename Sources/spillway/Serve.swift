@@ -77,6 +77,12 @@ struct Serve: ParsableCommand {
       "With --when-full taint: how long a write may wait for room. Default: 1000", valueName: "MS"))
   var stallBudget: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "Keep the past, for so many bytes of segments or so long, to be read as NAME@=SEQUENCE. Default: 0",
+      valueName: "BYTES|SECONDSs"))
+  var history: String?
+
   @Flag(help: "Let readers of views release what they need no more, by TRIM.")
   var allowRelease = false
 
@@ -145,6 +151,7 @@ struct Serve: ParsableCommand {
     arguments.allowRelease = allowRelease
     arguments.readOnce = readOnce
     arguments.quota = quota
+    arguments.history = history
     arguments.keep = keep
     arguments.keepOnly = keepOnly
     arguments.pidFile = pidFile

@@ -39,6 +39,11 @@ enum LibNBD {
     try child.finish(within: .seconds(240)).succeeded()
   }
 
+  /// The text of a program that runs `script` without a connection, SIGUSR1 blocked so that it can wait for it.
+  static func unconnected(_ script: String) -> String {
+    opening + "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" + script
+  }
+
   /// Starts `script` without a connection: nobody may be listening yet.
   static func startUnconnected(_ script: String, _ uris: String...) throws -> ChildProcess {
     try Program.python.start(["-c", opening + script] + uris)

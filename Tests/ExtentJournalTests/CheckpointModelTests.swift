@@ -192,8 +192,7 @@ private struct CheckpointHistory {
     let output = fixture.directory.file("out")
     for (name, content) in sealed.map({ ("d@\($0.name)", $0.content) }) + [("d", disk)] {
       _ = try Replay.toRawFile(
-        from: JournalReader.open(fixture.path), disk: name, output: output, force: true, tainted: false,
-        progress: { _, _ in })
+        from: JournalReader.open(fixture.path), disk: name, output: output)
       let image = try Data(contentsOf: URL(fileURLWithPath: output))
       let isRight = content.withUnsafeBytes { expected in
         image.withUnsafeBytes {

@@ -35,6 +35,8 @@ package struct SpillwayStatus: Decodable, Sendable {
   package var sourceBytes: UInt64
   package var sourceErrors: UInt64
   package var isStalled: Bool
+  package var horizonSequence: UInt64?
+  package var historyBytes: UInt64
   package var disks: [Disk]
 
   /// Whether the stream of the newest generation of disk `name` is complete.

@@ -3,7 +3,8 @@ internal import Bytes
 // Which bytes of the segments somebody still needs: for each frame how many sectors the rows of the map refer to, over
 // all generations, and for each segment the sums of its frames.
 //
-// 1. A reference is an entry of a row, whoever it belongs to. Two generations that share a frame count twice.
+// 1. A reference is an entry of a row, whoever it belongs to. Two generations that share a frame count twice. What the past
+//    still needs of a frame counts as well, though no row refers to it any more (IndexTables+Held).
 // 2. A row counts until it is removed or written anew, also while a range row lies over it: the sweep that removes it takes
 //    its references back. So what is freed is never more than what no row names.
 // 3. The numbers change in the transaction that changes the rows, and nowhere else: at any moment they equal what a walk
@@ -153,6 +154,22 @@ struct LivenessChange {
     }
   }
 
+  /// What of it is superseded and held for the past: it stays counted.
+  private(set) var held: [FrameAddress: Int64] = [:]
+
+  /// Holds what `superseded` says, which was counted as gone.
+  mutating func hold(_ superseded: [FrameAddress: Int64]) {
+    for (address, sectors) in superseded {
+      frames[address, default: 0] += sectors
+      held[address, default: 0] += sectors
+    }
+  }
+
+  /// Counts what was held and is needed no more as gone.
+  mutating func letGo(_ address: FrameAddress, _ sectors: UInt32) {
+    frames[address, default: 0] -= Int64(sectors)
+  }
+
   /// What is not as it was.
   var changed: [(FrameAddress, Int64)] { frames.compactMap { $0.value == 0 ? nil : ($0.key, $0.value) } }
 }
@@ -160,6 +177,8 @@ struct LivenessChange {
 /// What the changes of one transaction do to frames, by window.
 struct LivenessChanges {
   private(set) var windows: [UInt64: [FrameAddress: Int64]] = [:]
+  /// See `LivenessChange.held`.
+  private(set) var held: [FrameAddress: Int64] = [:]
   private var segments: Set<UInt64> = []
 
   /// How many rows `change` makes this transaction touch that it does not touch yet.
@@ -179,5 +198,6 @@ struct LivenessChanges {
       windows[LivenessRow.window(address), default: [:]][address, default: 0] += delta
       segments.insert(address.segment)
     }
+    for (address, sectors) in change.held { held[address, default: 0] += sectors }
   }
 }

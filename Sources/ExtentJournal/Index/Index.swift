@@ -116,9 +116,19 @@ final class Index: @unchecked Sendable {
   }
 
   /// Adds `delta`, durably.
-  func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
+  func commit(
+    _ delta: IndexDelta, journal: JournalUUID, horizon: Horizon, holding: Bool = true
+  ) throws(LMDBError) {
     let asked = current
-    try reporting(asked) { () throws(LMDBError) in try asked.commit(delta, journal: journal) }
+    try reporting(asked) { () throws(LMDBError) in
+      try asked.commit(delta, journal: journal, horizon: horizon, holding: holding)
+    }
+  }
+
+  /// Moves the horizon and lets go of some of what it has passed. False when there was nothing to do.
+  func release(through horizon: Horizon) throws(LMDBError) -> Bool {
+    let asked = current
+    return try reporting(asked) { () throws(LMDBError) in try asked.release(through: horizon) }
   }
 
   /// Removes some rows that nobody sees any more. False when there are none left.

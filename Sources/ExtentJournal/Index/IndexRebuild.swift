@@ -9,6 +9,10 @@ struct IndexRebuild {
   let journal: JournalUUID
   /// Where the segments end for the new tables; durable.
   let target: AppliedPosition
+  /// The tables are to say what there was at this sequence, the end of a batch.
+  var cut: UInt64 = .max
+  /// See `SegmentScanner.neededFrames`.
+  var neededFrames: ((UInt64) throws(JournalError) -> Set<UInt64>)?
   let log: JournalLog
   /// How often progress is logged, in nanoseconds.
   let progressNanoseconds: UInt64
@@ -27,7 +31,9 @@ struct IndexRebuild {
     var progress = try Progress(self)
     var isDone = false
     var loss: SegmentDamage?
-    let scanner = SegmentScanner(store: store, knownDurable: target.batch, isSameBoot: true) { damage in
+    let scanner = SegmentScanner(
+      store: store, knownDurable: target.batch, cut: cut, neededFrames: neededFrames, isSameBoot: true
+    ) { damage in
       if damage.isUnknown { loss = loss ?? damage }
     }
     do throws(JournalError) {
@@ -37,7 +43,7 @@ struct IndexRebuild {
         // What the old tables knew of it nobody knows any more: they stay, and reads that need them fail.
         if let loss { throw JournalError(.damaged, "\(loss.sentence) beyond recognition") }
         collected.add(batch)
-        isDone = batch.end.batch >= target.batch
+        isDone = batch.end.batch >= target.batch || batch.end.sequence >= cut
         if isDone || collected.extentCount >= Self.extentsMax { try commit(&collected, into: tables) }
         progress.report(batch.end, log)
         if isDone { throw Self.reached }

@@ -1,6 +1,7 @@
 internal import Bytes
 internal import Extents
 package import LMDB
+internal import Threads
 
 // How a delta gets into the tables. The changes go into as many transactions as the page budget makes of them; only the
 // last moves the applied position (IndexTables, rule 2).
@@ -13,28 +14,48 @@ extension IndexTables {
     case full(IndexChange)
   }
 
+  /// Where a commit ends, and where the horizon is then.
+  private struct Target {
+    var end: AppliedPosition
+    var journal: JournalUUID
+    var horizon: Horizon
+    var isHolding: Bool
+
+    /// Whether what is superseded is held for the past.
+    var holds: Bool { isHolding && horizon.sequence < end.sequence }
+  }
+
   /// Adds `delta` and moves the applied position to its end. Durable when it returns.
-  package func commit(_ delta: IndexDelta, journal: JournalUUID) throws(LMDBError) {
+  ///
+  /// The horizon moves to `horizon` (nil: to the end) before anything is superseded; what is, is held if the horizon lies
+  /// before the end. (Not if it is not `holding`: a planted bug.)
+  package func commit(
+    _ delta: IndexDelta, journal: JournalUUID, horizon: Horizon? = nil, holding: Bool = true
+  ) throws(LMDBError) {
     var changes = IndexChanges()
+    let target = Target(
+      end: delta.end, journal: journal,
+      horizon: horizon
+        ?? Horizon(sequence: delta.end.sequence, timeNanoseconds: WallClock.nanoseconds()),
+      isHolding: holding)
     let merges = delta.records.filter { MergeBody($0) != nil }
     for record in delta.records where MergeBody(record) == nil { changes.add(record) }
     for (layer, map) in delta.extents {
       try map.forEach { (range, placement) throws(LMDBError) in
-        if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+        if changes.isFull { _ = try write(&changes, target, isLast: false) }
         changes.add(layer, range, placement)
       }
     }
     for record in merges {
       // It reads what is committed.
-      while !changes.list.isEmpty { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+      while !changes.list.isEmpty { _ = try write(&changes, target, isLast: false) }
       guard let body = MergeBody(record) else { continue }
       try forEachTakenIn(body, of: record.layer.disk) { (layer, range, placement) throws(LMDBError) in
-        if changes.isFull { _ = try write(&changes, sequence: delta.end.sequence, applied: nil) }
+        if changes.isFull { _ = try write(&changes, target, isLast: false) }
         changes.add(layer, range, placement)
       }
     }
-    let applied = Self.encoded(delta.end, journal)
-    while try !write(&changes, sequence: delta.end.sequence, applied: applied, settling: merges) {}
+    while try !write(&changes, target, isLast: true, settling: merges) {}
   }
 
   private static func encoded(_ end: AppliedPosition, _ journal: JournalUUID) -> [UInt8] {
@@ -47,9 +68,9 @@ extension IndexTables {
   }
 
   /// Makes as many of the changes as one transaction takes; what is left stays, so that the next one is full as well.
-  /// True when all were made and the applied position is set; `merges` are settled with it.
+  /// True when all were made and (if it `isLast`) the applied position is set; `merges` are settled with it.
   private func write(
-    _ changes: inout IndexChanges, sequence: UInt64, applied: [UInt8]?, settling merges: [Record] = []
+    _ changes: inout IndexChanges, _ target: Target, isLast: Bool, settling merges: [Record] = []
   ) throws(LMDBError) -> Bool {
     let list = changes.list
     var next = 0
@@ -58,18 +79,26 @@ extension IndexTables {
     try transact { (transaction) throws(LMDBError) in
       var budget = try budget(transaction)
       var liveness = LivenessChanges()
+      try put(target.horizon, transaction)
       while next < list.count {
-        if case .full(let left) = try make(list[next], sequence, transaction, &budget, &liveness) {
+        if case .full(let left) = try make(list[next], target, transaction, &budget, &liveness) {
           rest = left
           break
         }
         next += 1
       }
       try apply(liveness, transaction)
-      guard next == list.count, let applied else { return try transaction.put(meta, Self.aheadKey, [1]) }
+      try hold(liveness, until: target.end.sequence, transaction)
+      guard next == list.count, isLast else { return try transaction.put(meta, Self.aheadKey, [1]) }
       for record in merges { try settle(record, transaction) }
+      if target.holds {
+        let first = try transaction.get(meta, Self.appliedKey)?.bigEndian(at: 20, as: UInt64.self) ?? 0
+        if first <= target.end.segment {
+          try keep(first...target.end.segment, until: target.end.sequence, transaction)
+        }
+      }
       try transaction.delete(meta, Self.aheadKey)
-      try transaction.put(meta, Self.appliedKey, applied)
+      try transaction.put(meta, Self.appliedKey, Self.encoded(target.end, target.journal))
       isDone = true
     }
     if !isDone { Failpoint.pass(.indexSliceCommitted) }
@@ -92,22 +121,26 @@ extension IndexTables {
     let (mapDepth, mapBranches) = try transaction.shape(map)
     let (rangesDepth, rangesBranches) = try transaction.shape(ranges)
     let (framesDepth, framesBranches) = try transaction.shape(frames)
+    let (heldDepth, heldBranches) = try transaction.shape(held)
     return PageBudget(
       pagesMax: pagesMax,
       map: PageBudget.Tree(depth: mapDepth, branchPages: mapBranches),
       ranges: PageBudget.Tree(depth: rangesDepth, branchPages: rangesBranches),
-      frames: PageBudget.Tree(depth: framesDepth, branchPages: framesBranches))
+      frames: PageBudget.Tree(depth: framesDepth, branchPages: framesBranches),
+      held: PageBudget.Tree(depth: heldDepth, branchPages: heldBranches))
   }
 
   private func make(
-    _ change: IndexChange, _ sequence: UInt64, _ transaction: borrowing LMDBWriteTransaction,
+    _ change: IndexChange, _ target: Target, _ transaction: borrowing LMDBWriteTransaction,
     _ budget: inout PageBudget, _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Outcome {
     switch change {
     case .entries(let layer, let region, let entries):
-      return try merge(layer, region, entries, transaction, &budget, &liveness) ? .done : .full(change)
+      let isMade = try merge(
+        layer, region, entries, holds: target.holds, transaction, &budget, &liveness)
+      return isMade ? .done : .full(change)
     case .range(let layer, let regions, let kind):
-      let row = RangeRow(regions: regions, kind: kind, sequence: sequence)
+      let row = RangeRow(regions: regions, kind: kind, sequence: target.end.sequence)
       guard let left = try lay(layer, row, transaction, &budget) else { return .done }
       return .full(.range(layer, left, kind))
     case .record(let record):
@@ -124,7 +157,7 @@ extension IndexTables {
 
   /// Lays `entries` over what the region holds. False when the budget has no room for it.
   private func merge(
-    _ layer: LayerKey, _ region: UInt64, _ entries: [IndexEntry],
+    _ layer: LayerKey, _ region: UInt64, _ entries: [IndexEntry], holds: Bool,
     _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget,
     _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Bool {
@@ -139,10 +172,11 @@ extension IndexTables {
     var change = LivenessChange()
     change.count(old, -1)
     change.count(merged, 1)
+    if holds { change.hold(RegionRow.superseded(old, by: merged)) }
     guard
       budget.spend(
         map: rows.count + (partsGo ? Region.partCount : 0), ranges: over == nil ? 0 : 3,
-        frames: liveness.newRowCount(change), others: 0)
+        frames: liveness.newRowCount(change), held: change.held.count, others: 0)
     else { return false }
     liveness.add(change)
     for (part, value) in rows {

@@ -177,6 +177,10 @@ extension IndexTables {
       }
       if isBroken { throw LMDBError.corrupted("a row of the map is malformed") }
       var left = counted.frames
+      for (address, sectors) in try heldFrames(reader) where address.segment >= first && address.segment < end
+      {
+        left[address, default: 0] += Int64(sectors)
+      }
       var found: [UInt64: SegmentLiveness] = [:]
       for frame in try liveFrames(reader, from: first, to: end) {
         let references = left.removeValue(forKey: frame.address) ?? 0

@@ -8,6 +8,8 @@ internal import LMDB
 /// Where sectors of a frame have gone.
 struct Relocation: Sendable {
   var from: FrameAddress
+  /// Of the old frame.
+  var header: FrameHeader
   var to: FrameAddress
   /// Runs of sectors of the old frame and where each begins in the new one; in order, apart.
   var runs: [(old: Range<UInt32>, new: UInt32)]
@@ -141,6 +143,25 @@ extension IndexTables {
       next = resume
     }
     return false
+  }
+
+  /// All references to the frame at `address`, whose header is `header`: in the layer that it names, and in the others of
+  /// `layers` of its disk, until `sectors` were found.
+  func references(
+    to address: FrameAddress, _ header: FrameHeader, _ layers: [LayerKey], sectors: UInt64 = .max
+  ) throws(LMDBError) -> [(layer: LayerKey, range: SectorRange, skip: UInt32)] {
+    var found: [(layer: LayerKey, range: SectorRange, skip: UInt32)] = []
+    var count: UInt64 = 0
+    let others = layers.filter { $0.disk == header.layer.disk && $0 != header.layer }
+    for layer in [header.layer] + others where count < sectors {
+      for extent in header.extents {
+        for (range, skip) in try references(to: address, in: layer, extent.range) {
+          found.append((layer, range, skip))
+          count += range.count
+        }
+      }
+    }
+    return found
   }
 
   /// The references to the frame at `address` in `range` of `layer`: where, and from which sector of the frame on.

@@ -70,8 +70,12 @@ extension IndexTables {
       guard let (layer, regions) = try nextSweep(transaction) else { return }
       var budget = try budget(transaction)
       var liveness = LivenessChanges()
-      let reached = try sweep(layer, regions, transaction, &budget, &liveness)
+      let last = try transaction.get(meta, Self.appliedKey)?.bigEndian(at: 44, as: UInt64.self) ?? 0
+      let horizon = try transaction.get(meta, Self.horizonKey).flatMap { Horizon($0) }
+      let holds = horizon.map { $0.sequence < last } ?? false
+      let reached = try sweep(layer, regions, holds: holds, transaction, &budget, &liveness)
       try apply(liveness, transaction)
+      try hold(liveness, until: last, transaction)
       try transaction.delete(sweeps, Self.sweepKey(layer, regions.lowerBound))
       if reached < regions.upperBound { try addSweep(layer, reached..<regions.upperBound, transaction) }
     }
@@ -100,7 +104,7 @@ extension IndexTables {
 
   /// Removes rows of `regions` behind range rows; returns the region before which it stopped.
   private func sweep(
-    _ layer: LayerKey, _ regions: Range<UInt64>, _ transaction: borrowing LMDBWriteTransaction,
+    _ layer: LayerKey, _ regions: Range<UInt64>, holds: Bool, _ transaction: borrowing LMDBWriteTransaction,
     _ budget: inout PageBudget, _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> UInt64 {
     var region = regions.lowerBound
@@ -115,7 +119,7 @@ extension IndexTables {
       while region < stale.upperBound {
         let (keys, end) = try rows(layer, region..<stale.upperBound, max: 1, transaction)
         if !keys.isEmpty {
-          guard try remove(keys, transaction, &budget, &liveness) else { return region }
+          guard try remove(keys, holds: holds, transaction, &budget, &liveness) else { return region }
         }
         region = end
       }
@@ -125,17 +129,22 @@ extension IndexTables {
 
   /// Removes the rows `keys`, of one region, and what they refer to. False when the transaction has no room for it.
   private func remove(
-    _ keys: [[UInt8]], _ transaction: borrowing LMDBWriteTransaction, _ budget: inout PageBudget,
+    _ keys: [[UInt8]], holds: Bool, _ transaction: borrowing LMDBWriteTransaction,
+    _ budget: inout PageBudget,
     _ liveness: inout LivenessChanges
   ) throws(LMDBError) -> Bool {
     var change = LivenessChange()
     for key in keys {
       guard let value = try transaction.get(map, key) else { continue }
       // SAFETY: bytes of UInt8 have no padding.
-      if unsafe !RegionRow.isSplit(value.span.bytes) { change.count(try decoded(value), -1) }
+      if unsafe RegionRow.isSplit(value.span.bytes) { continue }
+      let entries = try decoded(value)
+      change.count(entries, -1)
+      if holds { change.hold(RegionRow.superseded(entries, by: [])) }
     }
     guard
-      budget.spend(map: keys.count, ranges: 0, frames: liveness.newRowCount(change), others: 0)
+      budget.spend(
+        map: keys.count, ranges: 0, frames: liveness.newRowCount(change), held: change.held.count, others: 0)
     else { return false }
     for key in keys { try transaction.delete(map, key) }
     liveness.add(change)

@@ -28,6 +28,8 @@ package final class IndexTables: @unchecked Sendable {
   let sweeps: LMDBDatabase
   let frames: LMDBDatabase
   let segments: LMDBDatabase
+  let held: LMDBDatabase
+  let kept: LMDBDatabase
   private let lock = Lock()
   private var idleReaders: [LMDBReadTransaction] = []
   /// The most pages that a transaction may dirty.
@@ -35,7 +37,7 @@ package final class IndexTables: @unchecked Sendable {
   /// Called before each transaction is committed; what it throws is what the commit fails with.
   let fault: @Sendable () throws(LMDBError) -> Void
 
-  static let version: UInt32 = 4
+  static let version: UInt32 = 5
   static let appliedKey = Array("applied".utf8)
   static let lossKey = Array("loss".utf8)
   static let aheadKey = Array("ahead".utf8)
@@ -58,13 +60,17 @@ package final class IndexTables: @unchecked Sendable {
     sweeps = try environment.open("sweeps", create: !readOnly)
     frames = try environment.open("frames", create: !readOnly)
     segments = try environment.open("segments", create: !readOnly)
+    held = try environment.open("held", create: !readOnly)
+    kept = try environment.open("kept", create: !readOnly)
   }
 
   var usedByteCount: UInt64 { environment.usedByteCount() }
 
   /// Bytes of the pages that are not free.
   func liveByteCount() throws(LMDBError) -> UInt64 {
-    try environment.liveByteCount([meta, disks, generations, map, ranges, sweeps, frames, segments])
+    try environment.liveByteCount([
+      meta, disks, generations, map, ranges, sweeps, frames, segments, held, kept,
+    ])
   }
 
   // MARK: - Reading

@@ -17,6 +17,7 @@ final class Indexer: @unchecked Sendable {
   private let writer: SegmentWriter
   private let store: SegmentStore
   private let index: Index
+  private let history: History
   private let journal: JournalUUID
   private let log: JournalLog
   private let poison: (JournalError) -> Void
@@ -38,7 +39,8 @@ final class Indexer: @unchecked Sendable {
   private static let retryNanosecondsMax: UInt64 = 8_000_000_000
 
   init(
-    ledger: Ledger, writer: SegmentWriter, store: SegmentStore, index: Index, journal: JournalUUID,
+    ledger: Ledger, writer: SegmentWriter, store: SegmentStore, index: Index, history: History,
+    journal: JournalUUID,
     host: JournalHost, log: @escaping JournalLog, poison: @escaping (JournalError) -> Void,
     waitForReaders: @escaping () -> Void
   ) {
@@ -48,6 +50,7 @@ final class Indexer: @unchecked Sendable {
     self.writer = writer
     self.store = store
     self.index = index
+    self.history = history
     self.journal = journal
     self.log = log
     retryNanoseconds = host.fullDiskRetryNanoseconds
@@ -87,7 +90,10 @@ final class Indexer: @unchecked Sendable {
           try rebuild(to: delta.end)
         }
         do throws(LMDBError) {
-          try index.commit(delta, journal: journal)
+          let horizon = history.horizon(ofCommit: delta.end.sequence)
+          try index.commit(
+            delta, journal: journal, horizon: horizon, holding: !ledger.hooks.has(.pastNotHeld))
+          history.note(delta.end)
           ledger.hooks.reach(.indexCommitted)
           ledger.finishIndexing(delta)
           break
@@ -106,6 +112,27 @@ final class Indexer: @unchecked Sendable {
     try turn.withLock { () throws(JournalError) -> Result? in
       if index.isAbandoned { return nil }
       return try body(index.current)
+    }
+  }
+
+  /// Moves the horizon as far as it may go, writes that down, and lets go of what it has passed, in transactions between
+  /// which others have their turns. `isShort` and `sizes` as in `History.advance`. True when history began to give way.
+  func advanceHorizon(
+    isShort: Bool, sizes: () throws(JournalError) -> [UInt64: UInt64]
+  ) throws(JournalError) -> Bool {
+    var gaveWay = false
+    while true {
+      let isMore = try turn.withLock { () throws(JournalError) -> Bool in
+        if index.isAbandoned { return false }
+        let applied = ledger.lock.withLock { ledger.indexed }
+        guard let (horizon, isNews) = try history.advance(isShort: isShort, applied: applied, sizes: sizes)
+        else { return false }
+        gaveWay = gaveWay || isNews
+        do throws(LMDBError) { return try index.release(through: horizon) } catch {
+          throw JournalError(error)
+        }
+      }
+      guard isMore else { return gaveWay }
     }
   }
 
@@ -160,6 +187,12 @@ final class Indexer: @unchecked Sendable {
       throw error
     }
     ledger.indexWasRebuilt(to: end)
+    if history.indexWasRebuilt(to: end) {
+      log(
+        .warning,
+        "the horizon is now at sequence \(end.sequence): what the old index held for the past is not known any more"
+      )
+    }
     let milliseconds = (MonotonicClock.nanoseconds() - start) / 1_000_000
     log(.info, "the index is built again, in \(milliseconds / 1000).\(milliseconds % 1000 / 100) s")
   }

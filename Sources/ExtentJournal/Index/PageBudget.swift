@@ -44,16 +44,21 @@ package struct PageBudget {
   private var map: Tree
   private var ranges: Tree
   private var frames: Tree
+  private var held: Tree
   private var others: Tree
   private var isEmpty = true
   private let pagesMax: Int
 
   /// Nothing is spent yet.
-  package init(pagesMax: Int = Self.pagesMax, map: Tree, ranges: Tree, frames: Tree) {
+  package init(
+    pagesMax: Int = Self.pagesMax, map: Tree, ranges: Tree, frames: Tree,
+    held: Tree = Tree(depth: 0, branchPages: 0)
+  ) {
     self.pagesMax = pagesMax
     self.map = map
     self.ranges = ranges
     self.frames = frames
+    self.held = held
     // The small databases: few rows in few pages.
     others = Tree(depth: 2, branchPages: 8)
   }
@@ -61,16 +66,18 @@ package struct PageBudget {
   /// Spends what puts and deletes of so many neighbouring rows cost; those of frames (their windows and segments) may lie anywhere. False, and nothing is spent, when that is too much
   /// for this transaction. The first one always fits: it must go somewhere.
   package mutating func spend(
-    map mapRows: Int, ranges rangeRows: Int, frames frameRows: Int = 0, others otherRows: Int
+    map mapRows: Int, ranges rangeRows: Int, frames frameRows: Int = 0, held heldRows: Int = 0,
+    others otherRows: Int
   ) -> Bool {
-    var (map, ranges, frames, others) = (map, ranges, frames, others)
+    var (map, ranges, frames, held, others) = (map, ranges, frames, held, others)
     if mapRows > 0 { map.add(mapRows) }
     if rangeRows > 0 { ranges.add(rangeRows) }
     if frameRows > 0 { frames.add(frameRows, runs: frameRows) }
+    if heldRows > 0 { held.add(heldRows, runs: heldRows) }
     if otherRows > 0 { others.add(otherRows) }
-    let pages = map.pages + ranges.pages + frames.pages + others.pages
+    let pages = map.pages + ranges.pages + frames.pages + held.pages + others.pages
     guard isEmpty || pages + Self.reserve <= pagesMax else { return false }
-    (self.map, self.ranges, self.frames, self.others) = (map, ranges, frames, others)
+    (self.map, self.ranges, self.frames, self.held, self.others) = (map, ranges, frames, held, others)
     isEmpty = false
     return true
   }

@@ -17,6 +17,13 @@ package final class JournalReader: Sendable {
   let store: SegmentStore
   private let applied: AppliedPosition
   private let pin: ReaderPin?
+  /// Of a point in time: the reader of the present, which keeps what is read from going, and where the index lies.
+  private let present: JournalReader?
+
+  /// Whether it reads a point in time, not the present.
+  package var isOfThePast: Bool { present != nil }
+
+  private let scratch: ScratchDirectory?
   let catalog: (disks: [DiskID: DiskBody], layers: [LayerState])
 
   /// Opens the journal in `directory`. Throws `.usage` when there is none.
@@ -37,11 +44,58 @@ package final class JournalReader: Sendable {
     self.superblock = superblock
     // Before the snapshot: what it names stays until the reader goes.
     pin = ReaderPin(reading: directory.path)
+    (present, scratch) = (nil, nil)
     index = try Self.openIndex(directory)
     applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
     catalog = try index.catalog()
     store = SegmentStore(files: POSIXDirectory(path: directory.segmentsPath), journal: superblock.journal)
     frames = FrameReader(store: store)
+  }
+
+  /// A reader of what there was at `sequence`, for the same thread. Throws `.usage`, with its neighbours, when that is not the end
+  /// of a batch or lies before the horizon. Builds an index for it, of a size like that of the journal's, below TMPDIR, from
+  /// where it goes with the reader.
+  package func at(sequence: UInt64, log: @escaping JournalLog) throws(JournalError) -> JournalReader {
+    try batchEnds().require(sequence)
+    return try JournalReader(self, at: sequence, ScratchDirectory(in: ScratchDirectory.usualParent), log)
+  }
+
+  private init(
+    _ present: JournalReader, at sequence: UInt64, _ scratch: ScratchDirectory, _ log: @escaping JournalLog
+  ) throws(JournalError) {
+    directory = present.directory
+    superblock = present.superblock
+    pin = nil
+    self.present = present
+    self.scratch = scratch
+    index = try PointInTime(
+      store: present.store, journal: present.superblock.journal, current: present.index, log: log,
+      isCancelled: { false }
+    ).build(at: sequence, in: scratch.path)
+    applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
+    catalog = try index.catalog()
+    store = present.store
+    frames = present.frames
+  }
+
+  /// Reads `index`, of a point in time, for the process that owns the journal: from any thread.
+  init(
+    of journal: Journal, _ index: IndexTables, _ scratch: ScratchDirectory
+  ) throws(JournalError) {
+    (directory, superblock) = journal.identity
+    pin = nil
+    present = nil
+    self.scratch = scratch
+    self.index = index
+    applied = try index.applied(journal: superblock.journal) ?? AppliedPosition()
+    catalog = try index.catalog()
+    store = journal.store
+    frames = journal.frames
+  }
+
+  /// The points in time that can be read.
+  package func batchEnds() throws(JournalError) -> BatchEnds {
+    try PointInTime.ends(store, index, journal: superblock.journal)
   }
 
   /// Opens the index and takes the snapshot to read from. While the owner commits in slices the rows are ahead of the
@@ -152,6 +206,10 @@ package final class JournalReader: Sendable {
     (status.segmentCount, status.segmentBytes) = try store.usage()
     status.liveBytes = liveFrameBytes
     status.freeBytes = store.freeByteCount
+    let horizon: Horizon?
+    do throws(LMDBError) { horizon = try index.horizon() } catch { throw JournalError(error) }
+    status.noteHorizon(
+      horizon, try index.pastByteCount(through: applied) { store.allocatedByteCount(ofFresh: $0) })
     status.disks = DiskStatus.list(catalog.disks, catalog.layers)
     return status
   }

@@ -26,7 +26,11 @@ struct MovedItems {
   var hasMore: Bool { nextExtent < extents.count || nextRecord < records.count }
 
   /// What the moved segments hold of records behind `sequence`.
-  static func read(_ store: SegmentStore, behind sequence: UInt64) throws(JournalError) -> MovedItems {
+  /// Up to `last` only, and of frames only those that `neededFrames` gives by their offsets, if it is there.
+  static func read(
+    _ store: SegmentStore, behind sequence: UInt64, through last: UInt64 = .max,
+    neededFrames: ((UInt64) throws(JournalError) -> Set<UInt64>)? = nil
+  ) throws(JournalError) -> MovedItems {
     var items = MovedItems()
     let numbers: [UInt64]
     do throws(FileError) { numbers = try store.list(.moved) } catch { throw JournalError(error) }
@@ -46,7 +50,7 @@ struct MovedItems {
         items.damaged.append(number)
         continue
       }
-      items.add(inventory, of: number, behind: sequence)
+      items.add(inventory, of: number, behind: sequence, through: last, try neededFrames?(number))
     }
     // Stable: copies of one sequence stay in the order in which they were made.
     items.extents = items.extents.enumerated()
@@ -56,15 +60,18 @@ struct MovedItems {
     return items
   }
 
-  private mutating func add(_ inventory: SegmentInventory, of number: UInt64, behind sequence: UInt64) {
+  private mutating func add(
+    _ inventory: SegmentInventory, of number: UInt64, behind sequence: UInt64, through last: UInt64,
+    _ needed: Set<UInt64>?
+  ) {
     durableThrough = max(durableThrough, inventory.durableThrough)
-    for (header, offset) in inventory.frames {
+    for (header, offset) in inventory.frames where needed?.contains(offset) ?? true {
       let address = FrameAddress(
         segment: number, granule: UInt32(offset / FrameAddress.granuleByteCount),
         kibibytes: UInt16((header.itemByteCount + 1023) / 1024))
       var skip: UInt32 = 0
       for extent in header.extents {
-        if extent.sequence > sequence {
+        if extent.sequence > sequence, extent.sequence <= last {
           extents.append((extent.sequence, header.layer, extent.range, .frame(address, skip: skip)))
         }
         skip += UInt32(extent.range.count)
@@ -73,7 +80,7 @@ struct MovedItems {
     for record in inventory.records {
       if record.kind == .removed {
         removed.add(record)
-      } else if record.sequence > sequence {
+      } else if record.sequence > sequence, record.sequence <= last {
         if let placement = Placement(record.kind) {
           extents.append((record.sequence, record.layer, record.range, placement))
         } else {

@@ -13,6 +13,8 @@ struct SegmentInventory {
   /// Behind the last group: where it ends, and the batch, sequence and chain there. In a moved segment batch and chain
   /// are 0 and the sequence is the highest of what it holds.
   var end: AppliedPosition
+  /// The ends of its batches, in order; of a moved segment none.
+  var batchEnds: [BatchEnd] = []
   /// A batch that the segment says is durable.
   var durableThrough: UInt64 = 0
   /// Whether it comes from a directory: what a group holds may then be punched.
@@ -65,6 +67,10 @@ struct SegmentInventory {
     case .record(let record): records.append(record)
     case .commit(let commit):
       if firstBatch == 0 { firstBatch = commit.batch }
+      if commit.batch > 0 {
+        batchEnds.append(
+          BatchEnd(sequence: commit.lastSequence, timeNanoseconds: commit.timeNanoseconds))
+      }
       durableThrough = max(durableThrough, commit.durableThrough)
     }
   }

@@ -22,6 +22,11 @@ struct SegmentScanner {
   var knownDurable: UInt64 = 0
   /// A sequence up to which everything was written, as the ring of the same boot knows.
   var writtenThrough: UInt64 = 0
+  /// Of what was written after this sequence, the end of a batch, nothing is delivered.
+  var cut: UInt64 = .max
+  /// Which frames of a segment of moved data somebody needs; nil: all may be. A copy that nobody needs may be gone, and then
+  /// what it was copied from counts.
+  var neededFrames: ((UInt64) throws(JournalError) -> Set<UInt64>)?
   /// Whether the machine has been running since the segments were written.
   let isSameBoot: Bool
   var hooks = TestHooks()
@@ -77,12 +82,17 @@ struct SegmentScanner {
   ) throws(JournalError) -> (end: End, position: AppliedPosition) {
     let numbers = segments.filter { $0 >= max(start.segment, 1) }
     // What upkeep has moved counts under the sequences that it came with: each batch takes along what belongs before it.
-    var moved = try MovedItems.read(store, behind: start.sequence)
+    var moved = try MovedItems.read(store, behind: start.sequence, through: cut, neededFrames: neededFrames)
     var walk = Walk(
       position: start,
       durableThrough: max(try durableThrough(numbers, applied: start.batch), moved.durableThrough),
       removed: moved.removed)
-    func body(_ batch: PublishedBatch) throws(JournalError) { try deliver(moved.taken(into: batch)) }
+    func body(_ batch: PublishedBatch) throws(JournalError) {
+      guard batch.end.sequence > cut else { return try deliver(moved.taken(into: batch)) }
+      var end = batch.end
+      end.sequence = cut
+      try deliver(moved.taken(into: PublishedBatch(end: end, firstSequence: .max, extents: [], records: [])))
+    }
     // Who has an index does not need what was moved before; who has none misses what nobody can name.
     if start.batch == 0 {
       for number in moved.damaged {

@@ -43,6 +43,12 @@ final class SegmentStore: @unchecked Sendable {
   func skipNumbers(through number: UInt64) { lock.withLock { lastNumber = max(lastNumber, number) } }
 
   /// What the segment `number` takes on disk, in bytes.
+  func allocatedByteCount(ofFresh number: UInt64) -> UInt64 {
+    // It may have gone meanwhile, or be one of moved data.
+    do throws(FileError) { return try allocatedByteCount(number, .fresh) } catch { return 0 }
+  }
+
+  /// What a segment of that kind takes on disk, in bytes.
   func allocatedByteCount(_ number: UInt64, _ kind: SegmentKind) throws(FileError) -> UInt64 {
     try files.allocatedByteCount(Self.name(number, kind))
   }

@@ -85,37 +85,21 @@ extension Upkeep {
         var live: [UInt64: LiveFrame] = [:]
         for frame in try tables.liveFrames(of: segment) { live[frame.address.offset] = frame }
         let layers = try tables.layers()
+        let holdsPast = try tables.holdsPast() && !ledger.hooks.has(.pastFramesMoved)
         var planned: [Planned] = []
         for (header, offset) in inventory.frames {
           guard let frame = live[offset] else { continue }
-          planned.append(
-            Planned(
-              header: header, address: frame.address,
-              references: try references(to: frame, header, tables, layers)))
+          let found = try tables.references(
+            to: frame.address, header, layers, sectors: UInt64(frame.sectors))
+          // Of the rest nobody knows which sectors it is (rule 6).
+          if holdsPast, found.reduce(0, { $0 + $1.range.count }) < UInt64(frame.sectors) { continue }
+          planned.append(Planned(header: header, address: frame.address, references: found))
         }
         return planned
       } catch {
         throw JournalError(error)
       }
     } ?? nil
-  }
-
-  /// All references to `frame`: in the layer that its header names, and if those are not all, in the others of the disk.
-  private func references(
-    to frame: LiveFrame, _ header: FrameHeader, _ tables: IndexTables, _ layers: [LayerKey]
-  ) throws(LMDBError) -> [(layer: LayerKey, range: SectorRange, skip: UInt32)] {
-    var found: [(layer: LayerKey, range: SectorRange, skip: UInt32)] = []
-    var count: UInt64 = 0
-    let others = layers.filter { $0.disk == header.layer.disk && $0 != header.layer }
-    for layer in [header.layer] + others where count < UInt64(frame.sectors) {
-      for extent in header.extents {
-        for (range, skip) in try tables.references(to: frame.address, in: layer, extent.range) {
-          found.append((layer, range, skip))
-          count += range.count
-        }
-      }
-    }
-    return found
   }
 
   private func moveFrames(_ frames: [Planned]) throws(JournalError) {
@@ -159,7 +143,8 @@ extension Upkeep {
         codec: header.codec, level: header.level, layer: header.layer, extents: header.extents, stored: stored
       )
       note { $0.movedFrames += 1 }
-      return Relocation(from: address, to: to, runs: [(0..<sectors, 0)], references: frame.references)
+      return Relocation(
+        from: address, header: header, to: to, runs: [(0..<sectors, 0)], references: frame.references)
     }
     guard let pressed = press.press(live, of: header, stored, level: Self.reencodeLevel) else { return nil }
     let buffer = pressed.buffer
@@ -173,7 +158,7 @@ extension Upkeep {
       runs.append((run, position))
       position += UInt32(run.count)
     }
-    return Relocation(from: address, to: to, runs: runs, references: frame.references)
+    return Relocation(from: address, header: header, to: to, runs: runs, references: frame.references)
   }
 
   private static let reencodeLevel: Int32 = 3
@@ -197,6 +182,7 @@ extension Upkeep {
     _ = try indexer.inTurn { (tables) throws(JournalError) in
       do throws(LMDBError) {
         try tables.relocate(relocations, comparing: comparing)
+        pastIndexes.follow(relocations)
       } catch {
         throw JournalError(error)
       }

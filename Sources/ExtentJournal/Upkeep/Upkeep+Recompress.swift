@@ -116,7 +116,9 @@ extension Upkeep {
         runs.append((run, position))
         position += UInt32(run.count)
       }
-      group.append(Relocation(from: frame.address, to: to, runs: runs, references: frame.references))
+      group.append(
+        Relocation(
+          from: frame.address, header: frame.header, to: to, runs: runs, references: frame.references))
     }
     note { $0.recompressedFrames += UInt64(join.frames.count) }
   }

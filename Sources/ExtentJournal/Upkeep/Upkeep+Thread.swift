@@ -34,7 +34,9 @@ extension Upkeep {
         if ledger.lock.withLock({ ledger.pending.isEmpty && ledger.activeCount > 0 }) { try indexer.run() }
         let version = ledger.lock.withLock { ledger.indexVersion }
         let isIdle = ledger.lock.withLock { ledger.pending.isEmpty && ledger.activeCount == 0 }
-        guard version != seen || isIdle && hasColdSegments else { continue }
+        var hasMoved = false
+        if version == seen { hasMoved = try advanceIdleHorizon() }
+        guard version != seen || hasMoved || isIdle && hasColdSegments else { continue }
         let before = doneSoFar.postponements
         _ = try run(yields: true, coldNanoseconds: isIdle ? limits.coldNanoseconds : nil)
         // What could not be freed since somebody reads is tried again.

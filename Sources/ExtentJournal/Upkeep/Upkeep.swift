@@ -14,9 +14,14 @@ internal import Threads
 // 4. A record without payload is needed while the index says of one of its sectors what the record says: it may be the one
 //    that made it so. (The newest word on each sector is all that a rebuild needs.) Records that set no sectors are always
 //    needed, and so are all of generations that took something in or were taken in: a rebuild takes it in again.
-//    Before a segment goes its needed records are in a segment of moved data, durably.
+//    Before a segment goes its needed records are in a segment of moved data, durably. While history is kept, what is needed
+//    is what was needed when the segment was found without live frames, and it stays until the horizon has got there: no
+//    point in time from then on needs more.
 // 5. Before batches go, a list of them is durable (RemovedSegments), and before anything of a segment is freed, a commit record
 //    behind it says that its batches are durable: so a rebuild can tell what is gone from what is lost.
+//
+// 6. A segment that the index keeps for the past is not touched (IndexTables+Held, rule 2), and a frame of which the past needs
+//    something stays where it is: nobody knows which of its sectors that is.
 //
 // A turn is short, so that commits need not wait: at most 32 segments are looked at in one, and copying is outside of it.
 final class Upkeep: @unchecked Sendable {
@@ -33,7 +38,14 @@ final class Upkeep: @unchecked Sendable {
   private let directory: String
   let spiller: Spiller
   let space: (reserve: SpaceReserve, admission: Admission)
-  private let work = Lock()
+  let history: History
+  let pastIndexes: PastIndexes
+  var admission: Admission { space.admission }
+  let work = Lock()
+  /// Held by who runs the steps, outside of `work`.
+  private let callers = Lock()
+  /// How many wait for quiet, or have it. Guarded by `lock`.
+  private var quietCount = 0
   let lock = Lock()
   let press = FramePress()
 
@@ -43,6 +55,11 @@ final class Upkeep: @unchecked Sendable {
   var usage: [UInt64: SegmentUsage] = [:]
   /// Segments of which compaction could move nothing more, and what was live of them then.
   var exhausted: [UInt64: SegmentLiveness] = [:]
+  /// Segments without live frames whose records the past may need: what was needed of them when that was found out, and which
+  /// sequence the horizon has to reach before they may go (rule 4).
+  private var waiting: [UInt64: (sequence: UInt64, records: [Record])] = [:]
+  /// Where the horizon and the index were in this turn.
+  private var bounds: (horizon: UInt64, applied: UInt64) = (0, 0)
   /// Of which generations all records are needed (rule 4).
   private var merging: Set<LayerKey> = []
   /// Segments that were recompressed, or tried.
@@ -83,8 +100,8 @@ final class Upkeep: @unchecked Sendable {
 
   init(
     ledger: Ledger, store: SegmentStore, writer: SegmentWriter, indexer: Indexer, spiller: Spiller,
-    epochs: Epochs, directory: String, host: JournalHost, space: (SpaceReserve, Admission),
-    log: @escaping JournalLog,
+    history: History, pastIndexes: PastIndexes, epochs: Epochs, directory: String, host: JournalHost,
+    space: (SpaceReserve, Admission), log: @escaping JournalLog,
     poison: @escaping (JournalError) -> Void
   ) {
     self.ledger = ledger
@@ -92,6 +109,8 @@ final class Upkeep: @unchecked Sendable {
     self.indexer = indexer
     self.spiller = spiller
     self.space = space
+    self.history = history
+    self.pastIndexes = pastIndexes
     everyNanoseconds = host.upkeepEveryNanoseconds
     ended = Condition(lock)
     self.epochs = epochs
@@ -108,12 +127,11 @@ final class Upkeep: @unchecked Sendable {
   func run(
     yields: Bool, coldNanoseconds: UInt64?, isCancelled: () -> Bool = { false }
   ) throws(JournalError) -> UpkeepReport {
-    try work.withLock { () throws(JournalError) -> UpkeepReport in
+    try callers.withLock { () throws(JournalError) -> UpkeepReport in
       let before = doneSoFar
-      yieldsToIngest = yields
       while !isCancelled(), !shouldStop {
         do throws(JournalError) {
-          try freeAndCompact(coldNanoseconds, isCancelled)
+          try freeAndCompact(yields: yields, coldNanoseconds, isCancelled)
           break
         } catch {
           // To give something back something must be written first: for that blocks were kept.
@@ -130,15 +148,45 @@ final class Upkeep: @unchecked Sendable {
     }
   }
 
-  private func freeAndCompact(_ coldNanoseconds: UInt64?, _ isCancelled: () -> Bool) throws(JournalError) {
-    try sealIdleSegment(evenLive: coldNanoseconds == 0)
-    while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
-    while !isCancelled(), !shouldStop {
-      if try freeSome() { continue }
-      if try compactOne() { continue }
-      if let coldNanoseconds, try recompressOne(olderThan: coldNanoseconds, isCancelled) { continue }
-      break
+  private func freeAndCompact(
+    yields: Bool, _ coldNanoseconds: UInt64?, _ isCancelled: () -> Bool
+  ) throws(JournalError) {
+    try step { () throws(JournalError) in
+      yieldsToIngest = yields
+      try sealIdleSegment(evenLive: coldNanoseconds == 0)
+      while !isCancelled(), !shouldStop, try indexer.sweepSome() {}
+      try advanceHorizon()
+      return true
     }
+    while !isCancelled(), !shouldStop {
+      let wasMore = try step { () throws(JournalError) in
+        if try freeSome() { return true }
+        if try compactOne() { return true }
+        return try coldNanoseconds.map { (age) throws(JournalError) in
+          try recompressOne(olderThan: age, isCancelled)
+        } ?? false
+      }
+      guard wasMore else { break }
+    }
+  }
+
+  /// One step of the work: between two of them whoever needs quiet has it.
+  @discardableResult
+  private func step(_ body: () throws(JournalError) -> Bool) throws(JournalError) -> Bool {
+    lock.withLock { while quietCount > 0, !isStopping { ended.wait() } }
+    return try work.withLock(body)
+  }
+
+  /// Runs `body` while nothing is moved and nothing freed.
+  func inQuiet<Result>(_ body: () throws(JournalError) -> Result) throws(JournalError) -> Result {
+    lock.withLock { quietCount += 1 }
+    defer {
+      lock.withLock {
+        quietCount -= 1
+        ended.broadcast()
+      }
+    }
+    return try work.withLock(body)
   }
 
   /// Ends the segment of moved data with its directory. Last step of a journal that is closed.
@@ -199,10 +247,13 @@ final class Upkeep: @unchecked Sendable {
     return try indexer.inTurn { (tables) throws(JournalError) -> Bool in
       let sums = try liveSums(tables)
       let isThorough = !isBusy || isShort
-      let candidates = try segments().filter {
-        isWorthALook(settled[$0.number], sums[$0.number, default: SegmentLiveness()], isThorough: isThorough)
+      let all = try segments(tables)
+      bounds = try bounds(tables)
+      let candidates = all.filter { number, _ in
+        isWorthALook(settled[number], sums[number, default: SegmentLiveness()], isThorough: isThorough)
+          || waiting[number].map { $0.sequence <= bounds.horizon } ?? false
       }
-      forgetAllBut(try segments().map(\.number))
+      forgetAllBut(all.map(\.number))
       guard !candidates.isEmpty else { return false }
       let catalog = try tables.catalog()
       merging = LayerState.merging(catalog.layers)
@@ -218,7 +269,10 @@ final class Upkeep: @unchecked Sendable {
           return false
         }
       }
-      for (number, _) in some { settled[number] = sums[number] ?? SegmentLiveness() }
+      for (number, _) in some {
+        settled[number] = sums[number] ?? SegmentLiveness()
+        if let past = waiting[number], past.sequence <= bounds.horizon { waiting[number] = nil }
+      }
       lock.withLock { publishedUsage = usage }
       return true
     } ?? false
@@ -228,11 +282,16 @@ final class Upkeep: @unchecked Sendable {
     do throws(LMDBError) { return try tables.liveSegments() } catch { throw JournalError(error) }
   }
 
-  /// The segments that may be touched (rule 1). In a turn.
-  func segments() throws(JournalError) -> [(number: UInt64, kind: SegmentKind)] {
+  /// The segments that may be touched (rules 1 and 6). In a turn.
+  private func segments(
+    _ tables: IndexTables
+  ) throws(JournalError) -> [(number: UInt64, kind: SegmentKind)] {
     let indexed = ledger.lock.withLock { ledger.indexed.segment }
+    var kept: [UInt64: UInt64] = [:]
+    do throws(LMDBError) { kept = try tables.keptSegments() } catch { throw JournalError(error) }
+    if ledger.hooks.has(.pastSegmentsTouched) { kept = [:] }
     do throws(FileError) {
-      return try store.list(.fresh).filter { $0 < indexed }.map { ($0, .fresh) }
+      return try store.list(.fresh).filter { $0 < indexed && kept[$0] == nil }.map { ($0, .fresh) }
         + store.list(.moved).filter { $0 != mover.openNumber }.map { ($0, .moved) }
     } catch {
       throw failure(error)
@@ -246,10 +305,21 @@ final class Upkeep: @unchecked Sendable {
     return now.sectors + seen.sectors / 32 < seen.sectors || now.sectors > seen.sectors
   }
 
+  /// Where horizon and index are. In a turn.
+  private func bounds(_ tables: IndexTables) throws(JournalError) -> (horizon: UInt64, applied: UInt64) {
+    let applied = ledger.lock.withLock { ledger.indexed.sequence }
+    do throws(LMDBError) {
+      return (try tables.horizon()?.sequence ?? applied, applied)
+    } catch {
+      throw JournalError(error)
+    }
+  }
+
   private func forgetAllBut(_ numbers: [UInt64]) {
     let known = Set(numbers)
     settled = settled.filter { known.contains($0.key) }
     recompressed.formIntersection(known)
+    waiting = waiting.filter { known.contains($0.key) }
     usage = usage.filter { known.contains($0.key) }
     exhausted = exhausted.filter { known.contains($0.key) }
     punched = punched.filter { known.contains($0.key) }
@@ -297,7 +367,7 @@ final class Upkeep: @unchecked Sendable {
     _ tables: IndexTables, _ layers: Set<LayerKey>, _ plan: inout FreePlan
   ) throws(JournalError) -> Bool {
     let holdsList = number == removedHome
-    let records = try neededRecords(inventory, tables, layers)
+    guard let records = try keptRecords(number, inventory, tables, layers) else { return false }
     let isKept = !records.isEmpty || holdsList && removed?.runs.isEmpty == false
     let recordBytes = records.reduce(0) { $0 + UInt64(RecordItem.byteCount($1)) }
     if isKept, allocated < limits.retiredBytesMin + 2 * recordBytes { return false }
@@ -312,6 +382,20 @@ final class Upkeep: @unchecked Sendable {
           lastSequence: inventory.end.sequence, chain: inventory.end.chain))
     }
     return true
+  }
+
+  /// What has to stay of the records of a segment without live frames; nil while the past may need more than that (rule 4).
+  private func keptRecords(
+    _ number: UInt64, _ inventory: SegmentInventory, _ tables: IndexTables, _ layers: Set<LayerKey>
+  ) throws(JournalError) -> [Record]? {
+    if let past = waiting[number] { return past.sequence <= bounds.horizon ? past.records : nil }
+    let needed = try neededRecords(inventory, tables, layers)
+    let isPast = bounds.horizon < bounds.applied && !ledger.hooks.has(.pastRecordsForgotten)
+    guard isPast, needed.count < inventory.records.count(where: { $0.kind != .removed }) else {
+      return needed
+    }
+    waiting[number] = (bounds.applied, needed)
+    return nil
   }
 
   /// Rule 4.

@@ -67,6 +67,14 @@ final class Admission: @unchecked Sendable {
     if lock.withLock({ isFull && waiting.isEmpty }) { declareSpace() }
   }
 
+  /// Whether less can be admitted than is kept free, or somebody waits for space.
+  var isNearlyFull: Bool {
+    lock.withLock {
+      ask()
+      return !waiting.isEmpty || isFull || account.availableByteCount < account.reserveByteCount
+    }
+  }
+
   /// What is kept free, or kept as blocks of a file, in bytes.
   var reserveByteCount: UInt64 {
     lock.withLock {

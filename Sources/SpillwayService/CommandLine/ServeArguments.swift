@@ -38,6 +38,8 @@ package struct ServeArguments: Sendable {
   package var readOnce = false
   /// `--quota`, with or without a suffix such as G.
   package var quota: String?
+  /// `--history`, bytes with or without a suffix such as G, or seconds with an s; nil means none.
+  package var history: String?
   /// `--keep`.
   package var keep: String?
   /// `--keep-only`, in order.

@@ -195,6 +195,7 @@ package struct ServeConfiguration: Sendable {
     }
     options.quota = try parseQuota(arguments.quota)
     options.keptGenerations = try parseKept(arguments.keep)
+    options.history = try parseHistory(arguments.history)
     if let text = arguments.readTimeout {
       options.readTimeoutNanoseconds = try parseSeconds(text, option: "--read-timeout")
     }
@@ -208,6 +209,19 @@ package struct ServeConfiguration: Sendable {
       throw .usage("--quota \(text): a number of bytes from 64M upwards is needed, such as 10G")
     }
     return quota
+  }
+
+  /// How much of the past is kept.
+  static func parseHistory(_ text: String?) throws(ServiceError) -> HistoryLimit {
+    guard let text else { return .none }
+    if text.hasSuffix("s") {
+      let nanoseconds = try parseSeconds(String(text.dropLast()), option: "--history")
+      return nanoseconds == 0 ? .none : .nanoseconds(nanoseconds)
+    }
+    guard let byteCount = ByteCount.parse(text) else {
+      throw .usage("--history \(text): a number of bytes such as 10G is needed, or of seconds such as 3600s")
+    }
+    return byteCount == 0 ? .none : .bytes(byteCount)
   }
 
   /// How many sealed generations are kept; nil: all.

@@ -3,16 +3,15 @@ internal import ExtentJournal
 internal import Logging
 
 extension JournalTools {
-  /// `spillway replay`: writes `NAME` or `NAME@GENERATION` to `output`.
+  /// `spillway replay`: writes `NAME`, `NAME@GENERATION` or `NAME@=SEQUENCE` to `output`; `time` is what `--at` says.
   package func replay(
-    _ name: String, to output: ReplayOutput, _ options: ReplayOptions
+    _ name: String, at time: String? = nil, to output: ReplayOutput, _ options: ReplayOptions
   ) throws(ServiceError) {
-    try Self.checkName(name)
     if let since = options.since {
       _ = try DiskSpecification.checkedName(since, context: "replay --since \(since)")
     }
     try output.check(options)
-    let reader = try settledReader()
+    let (reader, name) = try locate(name, at: time, command: "replay")
     let replay = try reportingJournalErrors { () throws(JournalError) in
       try Replay(of: name, from: reader, since: options.since, tainted: options.tainted)
     }

@@ -43,18 +43,17 @@ package struct JournalTools: Sendable {
     _ = try daemon.execute(command, arguments.mapValues { .string($0) })
   }
 
-  static func checkName(_ name: String, command: String = "replay") throws(ServiceError) {
+  static func checkName(_ name: String, command: String) throws(ServiceError) {
     let parts = name.split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
     for part in parts { _ = try DiskSpecification.checkedName(String(part), context: "\(command) \(name)") }
   }
 
-  /// `spillway map`: what each run of `NAME` or `NAME@GENERATION` is, in lines to `print`; `asPicture` as one picture.
+  /// `spillway map`: what each run of `NAME`, `NAME@GENERATION` or `NAME@=SEQUENCE` is, in lines to `print`; `asPicture` as one picture.
   package func map(
     _ name: String, asJSON: Bool, asPicture: Bool, _ print: (String) -> Void
   ) throws(ServiceError) {
-    try Self.checkName(name, command: "map")
-    let reader = try settledReader()
-    let served = try connect()?.execute("status").decoded(as: JournalStatus.self)
+    let (reader, name) = try locate(name, at: nil, command: "map")
+    let served = reader.isOfThePast ? nil : try connect()?.execute("status").decoded(as: JournalStatus.self)
     var runs: [MappedExtent] = []
     let byteCount = try reportingJournalErrors { () throws(JournalError) in
       try reader.forEachState(of: name, served: served) { run in
@@ -156,6 +155,7 @@ package struct JournalTools: Sendable {
   ) throws(ServiceError) -> Result {
     var options = JournalOptions()
     options.spoolByteCount = ServeConfiguration.spoolByteCountMin
+    options.history = .all
     let journal = try reportingJournalErrors { () throws(JournalError) in
       try Journal.open(directory.path, options: options, log: log.forJournal)
     }

@@ -13,6 +13,7 @@ package enum StatusText {
       ("segments", "\(segments), index \(ByteCount.text(status.indexBytes))"),
     ]
     if status.isServed { rows += served(status) }
+    rows += history(status)
     if let failure = status.failure { rows.append(("failure", failure)) }
     rows += damage(status.damage ?? [])
     let text = rows.map { pad($0.0, to: 10) + $0.1 }.joined(separator: "\n") + "\n"
@@ -22,6 +23,16 @@ package enum StatusText {
   private static func state(_ status: JournalStatus) -> String {
     if status.isServed { return status.isStalled ? "served, stalled: the disk is full" : "served" }
     return status.wasClosed ? "closed" : "not closed cleanly: the next serve or replay recovers it"
+  }
+
+  /// From when on the past can be read.
+  private static func history(_ status: JournalStatus) -> [(String, String)] {
+    guard let sequence = status.horizonSequence, let time = status.horizonNanoseconds else { return [] }
+    var text = "exact from sequence \(sequence)"
+    if time > 0 { text += " of \(LogText.moment(time))" }
+    text += " on"
+    if let bytes = status.historyBytes, bytes > 0 { text += ", \(ByteCount.text(bytes)) kept for it" }
+    return [("history", text)]
   }
 
   /// What only a daemon knows.
