@@ -18,15 +18,17 @@ struct Status: ParsableCommand {
   func run() throws {
     let tools = try journal.tools()
     guard watch else { return print(try tools.status(asJSON: json), terminator: "") }
+    // Whoever has SIGPIPE ignored learns from a failed write that nobody reads.
+    var isRead = true
     try tools.watchStatus(
       asJSON: json, on: { Terminal.ofStandardOutput },
       pause: {
-        sleep(1)
-        return true
+        if isRead { sleep(1) }
+        return isRead
       },
       print: {
         print($0, terminator: "")
-        fflush(nil)
+        isRead = fflush(nil) == 0
       })
   }
 }

@@ -7,8 +7,8 @@ import Testing
 // Goal: a journal that any released version wrote is read by this one, and this one writes no other bytes than the format
 // says.
 // Method: journals kept in Golden/VERSION, never written anew; each is opened, compared with what was written then, and
-// taken apart and put together again item by item. A new version of the format adds a folder: run the tests with
-// SPILLWAY_WRITE_GOLDEN=VERSION once. (The index is no part of it: it is rebuilt.)
+// taken apart and put together again item by item. A new version of the format, or a new meaning of what it has, adds a folder:
+// run the tests with SPILLWAY_WRITE_GOLDEN=VERSION once. (The index is no part of it: it is rebuilt.)
 
 private let golden = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
   "Golden")
@@ -20,6 +20,9 @@ private struct GoldenContent {
 
   /// What the generations of the disk `chain` show; version 1.0 had none.
   var generations: [(name: String, bytes: [UInt8])] = []
+
+  /// What the checkpoints of the disk `device` show; at first there were none.
+  var checkpoints: [(name: String, bytes: [UInt8])] = []
 
   /// Carries out the history of `version`, on `journal` too if there is one.
   init(_ journal: Journal?, version: String) throws {
@@ -55,6 +58,14 @@ private struct GoldenContent {
     try disks?.1.complete()
     if version != "1.0" { try makeGenerations(journal, noise, text) }
     if version >= "1.2" { try makeLater(journal, text) }
+    guard version.contains("checkpoints") else { return }
+    for (name, offset) in [("morning", 300_000), ("noon", 299_000)] {
+      try disks?.0.seal(as: name)
+      checkpoints.append((name, device))
+      try write(noise, offset)
+      device.replaceSubrange(65536..<73728, with: repeatElement(0, count: 8192))
+      try disks?.0.trim(ByteRange(offset: 65536, count: 8192), durable: false).wake()
+    }
   }
 
   /// What `moved` shows; version 1.1 moved nothing.
@@ -238,6 +249,12 @@ private struct GoldenContent {
       let generation = try fixture.journal.generation(of: "chain", named: name)
       #expect(generation.isSealed && generation.sealRecord != nil)
       #expect(try generation.view(ByteRange(offset: 0, count: generation.byteCount)) == bytes, "\(name)")
+    }
+    for (name, bytes) in expected.checkpoints {
+      let checkpoint = try fixture.journal.generation(of: "device", named: name)
+      #expect(checkpoint.isSealed && checkpoint.generationKind == .checkpoint)
+      let isRight = try checkpoint.view(ByteRange(offset: 0, count: checkpoint.byteCount)) == bytes
+      #expect(isRight, "\(name)")
     }
     if !expected.generations.isEmpty {
       let look = try fixture.journal.generation(of: "chain", named: "look")

@@ -30,9 +30,13 @@ import Threads
     ]
     // CheckpointHistoryTests, CheckpointRaceTests, and CheckpointTests end to end.
     let bugsOfCheckpoints: [PlantedBug] = [.writtenBehindSeal, .ringNamesGeneration, .checkpointLeftOpen]
+    // PastTests.
+    let bugsOfHistory: [PlantedBug] = [
+      .pastNotHeld, .pastRecordsForgotten, .pastSegmentsTouched, .pastFramesMoved,
+    ]
     let planted =
       Self.bugsOfHistories + Self.bugsOfReaders + Self.bugsOfGenerations + Self.bugsOfReleases + bugsOfSources
-      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep + bugsOfCheckpoints
+      + [.indexWhilePublishing, .taintWordLeftOut] + bugsOfUpkeep + bugsOfCheckpoints + bugsOfHistory
     #expect(Set(planted) == Set(PlantedBug.allCases))
   }
 

@@ -54,6 +54,9 @@ extension Disk {
   private func requireSealable(_ layer: Layer) throws(JournalError) {
     try journal.requireNoLoss()
     if let refusal = journal.ledger.lock.withLock({ layer.refusal(of: .seal, []) }) { throw refusal }
+    guard journal.ledger.lock.withLock({ layer.successor == nil }) else {
+      throw JournalError(.usage, "another generation of disk \(name) takes the writes; seal that one")
+    }
     guard journal.ledger.lock.withLock({ layer.source }) == nil else {
       throw JournalError(
         .usage, "what has not arrived of disk \(name) is read from a source; a checkpoint would lack it")
