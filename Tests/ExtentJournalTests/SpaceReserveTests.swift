@@ -105,7 +105,8 @@ struct SpaceReserveTests {
     try check(disk)
     store.byteCount = 64 << 20
     let report = try journal.upkeep()
-    #expect(report.unlinkedBytes > 0, "\(report)")
+    // Of four blocks three are dead, and two of them are a frame of their own.
+    #expect(report.unlinkedBytes + report.punchedBytes >= 4 << 20, "\(report)")
     try check(disk)
   }
 
