@@ -59,6 +59,8 @@ package protocol BlockFile: AnyObject, Sendable {
   /// stays. Durable at `sync`; until then a power cut may leave any part of it as it was. Where the store cannot do it
   /// the error says so (`isUnsupported`) and nothing has changed.
   func punch(_ range: Range<UInt64>) throws(FileError)
+  /// Whether something of `range` is a hole. A store that cannot tell looks for blocks of zeroes.
+  func hasHole(in range: Range<UInt64>) throws(FileError) -> Bool
   /// Cuts the file to `byteCount` bytes.
   func truncate(to byteCount: UInt64) throws(FileError)
   /// Has the store give the file blocks for its first `byteCount` bytes, which read as zeroes where nothing was written. Where
@@ -67,6 +69,21 @@ package protocol BlockFile: AnyObject, Sendable {
 }
 
 extension BlockFile {
+  /// Looks for whole blocks of 4096 zeroes: what a hole reads as.
+  package func hasHole(in range: Range<UInt64>) throws(FileError) -> Bool {
+    let block = AlignedBuffer(byteCount: AlignedBuffer.alignment)
+    let size = UInt64(block.byteCount)
+    for offset in stride(
+      from: (range.lowerBound + size - 1) / size * size, to: range.upperBound, by: Int(size))
+    where offset + size <= range.upperBound {
+      var target = block.mutableBytes
+      guard try read(into: &target, at: offset) == block.byteCount, !block.bytes.isAllZero else {
+        return true
+      }
+    }
+    return false
+  }
+
   /// Says that it cannot be done: for stores that know no blocks.
   package func allocate(_ byteCount: UInt64) throws(FileError) {
     throw FileError(operation: "fallocate", path: "", errno: 95)

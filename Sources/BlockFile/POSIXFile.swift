@@ -165,6 +165,12 @@ final class POSIXFile: BlockFile {
     }
   }
 
+  func hasHole(in range: Range<UInt64>) throws(FileError) -> Bool {
+    let hole = spw_next_hole(descriptor, off_t(range.lowerBound))
+    guard hole >= 0 else { throw failure("lseek", range.lowerBound) }
+    return UInt64(hole) < range.upperBound
+  }
+
   func allocate(_ byteCount: UInt64) throws(FileError) {
     // As posix_fallocate, but without writing where the filesystem cannot do it.
     guard spw_allocate(descriptor, off_t(byteCount)) == 0 else { throw failure("fallocate") }

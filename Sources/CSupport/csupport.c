@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 const int spw_O_DIRECT = O_DIRECT;
 const short spw_POLLRDHUP = POLLRDHUP;
@@ -20,6 +21,8 @@ int spw_open(const char *path, int flags, unsigned mode) { return open(path, fla
 int spw_punch_hole(int fd, off_t offset, off_t length) {
   return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
+
+off_t spw_next_hole(int fd, off_t offset) { return lseek(fd, offset, SEEK_HOLE); }
 
 int spw_allocate(int fd, off_t length) { return fallocate(fd, 0, 0, length); }
 

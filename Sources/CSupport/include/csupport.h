@@ -16,6 +16,9 @@ int spw_open(const char *path, int flags, unsigned mode);
 /* fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE): gives a range back to the filesystem. */
 int spw_punch_hole(int fd, off_t offset, off_t length);
 
+/* lseek(SEEK_HOLE): where the first hole at or behind `offset` begins, at the latest the end of the file; -1 with errno. */
+off_t spw_next_hole(int fd, off_t offset);
+
 /* fallocate(0) of the first `length` bytes: blocks for them, and the file is as long. */
 int spw_allocate(int fd, off_t length);
 

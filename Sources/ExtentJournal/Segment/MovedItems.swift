@@ -5,7 +5,7 @@ internal import Bytes
 //
 // A moved frame or record says the sequence that it came with, and counts as if it still stood where it came from: behind
 // every record with a lower sequence, before every one with a higher. (Of two copies the later one counts: the other
-// may be gone.) So a scan over the fresh batches gives each of them what belongs before it and what was its own.
+// may be gone. But a copy that has a hole is gone itself: whoever made it died before the index was told, and then it was dead.) So a scan over the fresh batches gives each of them what belongs before it and what was its own.
 //
 // An index that was there when something was moved knows it already: only what lies behind its sequence is read.
 
@@ -50,7 +50,11 @@ struct MovedItems {
         items.damaged.append(number)
         continue
       }
-      items.add(inventory, of: number, behind: sequence, through: last, try neededFrames?(number))
+      let gone = try Self.punched(inventory, number, store, segment)
+      let needed = try neededFrames?(number)
+      items.add(inventory, of: number, behind: sequence, through: last) { offset in
+        !gone.contains(offset) && needed?.contains(offset) ?? true
+      }
     }
     // Stable: copies of one sequence stay in the order in which they were made.
     items.extents = items.extents.enumerated()
@@ -60,12 +64,29 @@ struct MovedItems {
     return items
   }
 
+  /// The offsets of the frames of which something was punched.
+  private static func punched(
+    _ inventory: SegmentInventory, _ number: UInt64, _ store: SegmentStore, _ segment: OpenSegment
+  ) throws(JournalError) -> Set<UInt64> {
+    do throws(FileError) {
+      guard try store.allocatedByteCount(number, .moved) < segment.file.byteCount() else { return [] }
+      var gone: Set<UInt64> = []
+      for (header, offset) in inventory.frames
+      where try segment.file.hasHole(in: offset..<offset + UInt64(header.itemByteCount)) {
+        gone.insert(offset)
+      }
+      return gone
+    } catch {
+      throw JournalError(error)
+    }
+  }
+
   private mutating func add(
     _ inventory: SegmentInventory, of number: UInt64, behind sequence: UInt64, through last: UInt64,
-    _ needed: Set<UInt64>?
+    isThere: (_ offset: UInt64) -> Bool
   ) {
     durableThrough = max(durableThrough, inventory.durableThrough)
-    for (header, offset) in inventory.frames where needed?.contains(offset) ?? true {
+    for (header, offset) in inventory.frames where isThere(offset) {
       let address = FrameAddress(
         segment: number, granule: UInt32(offset / FrameAddress.granuleByteCount),
         kibibytes: UInt16((header.itemByteCount + 1023) / 1024))
