@@ -50,6 +50,39 @@ extension EndToEnd {
     }
 
     @Test(
+      "is made room on by upkeep alone, once nobody reads what is dead",
+      .enabled(if: FullDisk.ext4.isPossible, "mounting an ext4 in a file is not allowed here"))
+    func upkeepAlone() throws {
+      let daemon = try SpillwayDaemon(
+        journal: "\(mount)/journal", disks: ["vda=32M"], in: directory,
+        ["--spool-size", "16M", "--admin", "unix:\(directory.file("admin.sock"))"],
+        launcher: FullDisk.ext4.launcher(mount, mebibytes: 96, left: 64))
+      // As long as another process reads nothing is freed.
+      let reader = try ChildProcess(
+        "/usr/bin/flock",
+        [
+          "--shared", "--no-fork", "\(daemon.journal)/readers", "/bin/sh", "-c",
+          "echo locked >&2; exec sleep infinity",
+        ])
+      try reader.waitForErrorLine(containing: "locked", within: .seconds(30))
+      let writer = try LibNBD.start(
+        """
+        for turn in range(6):
+            for block in range(512): h.pwrite(random.Random(turn * 512 + block).randbytes(65536), block << 16)
+        h.flush()
+        for block in range(512):
+            assert h.pread(65536, block << 16) == random.Random(5 * 512 + block).randbytes(65536), block
+        """, daemon.ingestURI("vda"))
+      try daemon.waitForStatus("stalled", within: .seconds(120)) { $0.isStalled }
+      #expect(!writer.hasEnded(within: .zero))
+      reader.kill()
+      try writer.finish(within: .seconds(240)).succeeded()
+      #expect(try !daemon.status().isStalled)
+      #expect(try Spillway.run(["verify", "-j", daemon.journal]).status == .exited(0))
+      try daemon.shutDown()
+    }
+
+    @Test(
       "and a kill while it stalls lose nothing acknowledged",
       .enabled(if: FullDisk.ext4.isPossible, "mounting an ext4 in a file is not allowed here"))
     func killWhileStalled() throws {

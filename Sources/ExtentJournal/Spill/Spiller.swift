@@ -171,7 +171,7 @@ final class Spiller: @unchecked Sendable {
       while sealIsWanted {
         if let failure = ledger.failure { throw failure }
         // A batch that came in between may find no room, and a close must not wait for that.
-        if isEnding || packerIsDone || ledger.isClosing || ledger.stall != nil {
+        if isEnding || packerIsDone || ledger.isClosing || ledger.spillStall != nil {
           sealIsWanted = false
           return
         }

@@ -36,7 +36,9 @@ extension Upkeep {
         let isIdle = ledger.lock.withLock { ledger.pending.isEmpty && ledger.activeCount == 0 }
         var hasMoved = false
         if version == seen { hasMoved = try advanceIdleHorizon() }
-        guard version != seen || hasMoved || isIdle && hasColdSegments else { continue }
+        // Who waits for space does not let the index go on.
+        guard version != seen || hasMoved || space.admission.isUnderPressure || isIdle && hasColdSegments
+        else { continue }
         let before = doneSoFar.postponements
         _ = try run(yields: true, coldNanoseconds: isIdle ? limits.coldNanoseconds : nil)
         // What could not be freed since somebody reads is tried again.
@@ -91,14 +93,17 @@ extension Upkeep {
   }
 
   /// Ends the open segment when nothing comes in and more than half of what it holds is dead, or `evenLive`, so that it can be
-  /// worked on like any other.
+  /// worked on like any other. While writers wait for space a little is worth it: they would wait for ever.
   func sealIdleSegment(evenLive: Bool) throws(JournalError) {
     let (open, isIdle) = ledger.lock.withLock {
       (ledger.indexed, ledger.pending.isEmpty && ledger.published == ledger.indexed && ledger.failure == nil)
     }
     guard isIdle, open.offset >= limits.sealedBytesMin else { return }
     let live = try indexer.inTurn { (tables) throws(JournalError) in try liveSums(tables)[open.segment] }
-    guard let live, evenLive || UInt64(live?.kibibytes ?? 0) * 1024 * 2 < open.offset else { return }
+    guard let live else { return }
+    let liveBytes = UInt64(live?.kibibytes ?? 0) * 1024
+    let isShort = space.admission.isUnderPressure && liveBytes + limits.sealedBytesMin < open.offset
+    guard evenLive || isShort || liveBytes * 2 < open.offset else { return }
     try spiller.sealWhenIdle()
     try indexer.run()
   }
