@@ -63,6 +63,8 @@ package enum PlantedBug: String, CaseIterable, Sendable {
   case moveWithoutCompare
   /// Records without payload go with their segment, whatever a rebuild makes of what they hid.
   case recordsForgotten
+  /// What a segment of moved data says of batches that are durable goes with it.
+  case durabilityForgotten
   /// History: what a commit supersedes is not held.
   case pastNotHeld
   /// History: records without payload go when the present needs them no more.

@@ -26,6 +26,7 @@ import Threads
     let bugsOfSources: [PlantedBug] = [.lookBeforeSource, .staleSnapshot, .taintNotChecked, .successorJob]
     // UpkeepHistoryTests and UpkeepReaderTests.
     let bugsOfUpkeep: [PlantedBug] = [
+      .durabilityForgotten,
       .freedBeforeIndex, .recordsForgotten, .framesReadOutsideEpoch, .freedUnderReaders, .moveWithoutCompare,
     ]
     // CheckpointHistoryTests, CheckpointRaceTests, and CheckpointTests end to end.

@@ -34,6 +34,11 @@ final class MovedWriter {
   /// The batch that the groups written and synced so far call durable.
   private(set) var recordedDurable: UInt64 = 0
   private var writtenDurable: UInt64 = 0
+  /// The segment that says so: the claim goes when that goes.
+  private(set) var recordedHome: UInt64?
+  private var writtenHome: UInt64?
+  /// What segments that are to go have called durable.
+  private var inherited: UInt64 = 0
   /// What was written, in bytes.
   private(set) var writtenByteCount: UInt64 = 0
 
@@ -133,7 +138,7 @@ final class MovedWriter {
     guard let segment else { preconditionFailure("no group was begun") }
     let size = (used + CommitRecord.byteCount).roundedUp(to: AlignedBuffer.alignment)
     makeRoom(size - used)
-    let durable = durableBatch()
+    let durable = max(durableBatch(), inherited)
     let commit = CommitRecord(
       batch: 0, firstSequence: sequences?.lowerBound ?? 0, lastSequence: sequences?.upperBound ?? 0,
       durableThrough: durable, groupByteCount: UInt64(used + CommitRecord.byteCount),
@@ -155,6 +160,8 @@ final class MovedWriter {
     writtenByteCount += UInt64(size)
     lastSequence = max(lastSequence, commit.lastSequence)
     writtenDurable = max(writtenDurable, durable)
+    // Of two equal claims the later segment stays longer.
+    if durable == writtenDurable { writtenHome = segment.number }
     if unsynced.last !== segment.file { unsynced.append(segment.file) }
   }
 
@@ -171,7 +178,11 @@ final class MovedWriter {
     unsynced = []
     namesChanged = false
     recordedDurable = writtenDurable
+    recordedHome = writtenHome
   }
+
+  /// The groups to come also call durable what a segment that is to go has called so.
+  func inherit(_ durableBatch: UInt64) { inherited = max(inherited, durableBatch) }
 
   /// Ends the open segment with its directory, if there is one. Durable with the next `sync`.
   func seal() throws(FileError) {

@@ -20,6 +20,7 @@ internal import Threads
 // 5. Before batches go, a list of them is durable (RemovedSegments), and before anything of a segment is freed, a commit record
 //    behind it says that its batches are durable: so a rebuild can tell what is gone from what is lost.
 //
+//    The segment that holds that record does not go before another one says the same.
 // 6. A segment that the index keeps for the past is not touched (IndexTables+Held, rule 2), and a frame of which the past needs
 //    something stays where it is: nobody knows which of its sectors that is.
 //
@@ -237,6 +238,8 @@ final class Upkeep: @unchecked Sendable {
     /// The highest batch of what is touched.
     var lastBatch: UInt64 = 0
     var listMoves = false
+    /// Whether what says which batches are durable goes.
+    var durabilityMoves = false
 
     var isEmpty: Bool { unlinks.isEmpty && punches.isEmpty }
   }
@@ -375,6 +378,12 @@ final class Upkeep: @unchecked Sendable {
     plan.records += records
     plan.listMoves = plan.listMoves || holdsList
     plan.lastBatch = max(plan.lastBatch, inventory.end.batch)
+    if kind == .moved, !ledger.hooks.has(.durabilityForgotten) {
+      // What it calls durable nobody else may.
+      mover.inherit(inventory.durableThrough)
+      plan.lastBatch = max(plan.lastBatch, inventory.durableThrough)
+      plan.durabilityMoves = plan.durabilityMoves || number == mover.recordedHome
+    }
     if kind == .fresh, inventory.firstBatch > 0 {
       plan.removed.append(
         RemovedRun(
@@ -428,7 +437,7 @@ final class Upkeep: @unchecked Sendable {
     var list = listed
     for run in plan.removed { list.add(run) }
     let listIsNews = list != listed || plan.listMoves && !list.runs.isEmpty
-    if listIsNews || !plan.records.isEmpty || mover.recordedDurable < plan.lastBatch {
+    if listIsNews || !plan.records.isEmpty || plan.durabilityMoves || mover.recordedDurable < plan.lastBatch {
       try move(plan.records + (listIsNews ? list.records : []))
       // From here on the list says so, whether or not the segments go now.
       removed = list
