@@ -19,7 +19,6 @@ internal import Threads
 //    point in time from then on needs more.
 // 5. Before batches go, a list of them is durable (RemovedSegments), and before anything of a segment is freed, a commit record
 //    behind it says that its batches are durable: so a rebuild can tell what is gone from what is lost.
-//
 //    The segment that holds that record does not go before another one says the same.
 // 6. A segment that the index keeps for the past is not touched (IndexTables+Held, rule 2), and a frame of which the past needs
 //    something stays where it is: nobody knows which of its sectors that is.
