@@ -193,82 +193,6 @@ package final class Journal: @unchecked Sendable {
     }
   }
 
-  /// Where the horizon of a journal is. In a new one it is before the first record, and that is written down: who loses an
-  /// index has none. Nil for those.
-  private static func horizon(
-    _ opened: Recovery.OpenedIndex, _ store: SegmentStore, _ index: Index
-  ) throws(JournalError) -> Horizon? {
-    if let known = opened.horizon { return known }
-    let segments: [UInt64]
-    do throws(FileError) { segments = try store.list() + store.list(.moved) } catch {
-      throw JournalError(error)
-    }
-    guard segments.isEmpty, opened.applied.batch == 0 else { return nil }
-    let start = Horizon(sequence: 0, timeNanoseconds: WallClock.nanoseconds())
-    do throws(LMDBError) { try index.current.setHorizon(start) } catch { throw JournalError(error) }
-    return start
-  }
-
-  /// What a journal takes on disk. What cannot be asked counts as nothing: then the filesystem is the bound.
-  private static func owned(
-    _ store: SegmentStore, _ index: Index, _ pastIndexes: PastIndexes
-  ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
-    {
-      var segments: UInt64 = 0
-      if case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) {
-        segments = usage.byteCount
-      }
-      return (segments, index.usedByteCount + pastIndexes.byteCount)
-    }
-  }
-
-  /// A directory with segments and no superblock is somebody's journal that lost its head, not a new one.
-  private static func refuseOrphans(_ store: SegmentStore, _ directory: JournalDirectory) throws(JournalError)
-  {
-    let segments: [UInt64]
-    do throws(FileError) { segments = try store.list() } catch { throw JournalError(error) }
-    guard segments.isEmpty else {
-      throw JournalError(
-        .damaged,
-        "\(directory.path) has segments but no journal superblock; restore \(directory.path)/journal from a copy"
-      )
-    }
-  }
-
-  /// A new ring: of the size asked for if shared memory has room, smaller down to 16 MiB, else in the journal's own
-  /// directory.
-  private static func makeRing(
-    _ options: JournalOptions, _ host: JournalHost, _ directory: JournalDirectory, _ uuid: JournalUUID,
-    _ log: JournalLog
-  ) throws(JournalError) -> SpoolFile {
-    let spoolBytesMin = host.spoolBytesMin
-    let wanted = max(options.spoolByteCount, spoolBytesMin) / 4096 * 4096
-    for (place, smallest) in [
-      (options.spoolDirectory, spoolBytesMin), (directory.path, wanted), (directory.path, spoolBytesMin),
-    ] {
-      var size = place == directory.path && smallest == spoolBytesMin ? spoolBytesMin : wanted
-      while size >= smallest {
-        do throws(FileError) {
-          let file = try SpoolFile.create(directory: place, capacity: size, journal: uuid)
-          if size != wanted || place != options.spoolDirectory {
-            log(
-              .warning,
-              "the spool has \(ByteCount.text(size)) in \(place): there was no room for \(ByteCount.text(wanted)) in \(options.spoolDirectory)"
-            )
-          }
-          return file
-        } catch {
-          log(.debug, "\(error)")
-        }
-        size = size / 2 / 4096 * 4096
-      }
-    }
-    throw JournalError(
-      .noSpace,
-      "no room for a spool of 16 MiB, neither in \(options.spoolDirectory) nor in \(directory.path); free some space or name another --spool-dir"
-    )
-  }
-
   private func start() throws(JournalError) {
     try spiller.start()
     try indexer.start()
@@ -328,44 +252,10 @@ package final class Journal: @unchecked Sendable {
     for read in woken { read.wake(.retry) }
   }
 
-  /// Marks a generation as broken: the word in the ring first, so that it outlives this process, then the record.
-  /// Adds no second record when it is broken already.
-  ///
-  /// A writer cannot break what is closed: it gets `.notPermitted`. What a recovery has lost breaks it `evenClosed`.
-  func taint(_ layer: Layer, _ reason: String, evenClosed: Bool = false) throws(JournalError) {
-    let (isFirst, woken) = try ledger.lock.withLock { () throws(JournalError) in
-      if !evenClosed, let refusal = layer.refusal(of: .data, []) { throw refusal }
-      if !ledger.hooks.has(.taintWordLeftOut) { ring.file.setTaint(layer.key) }
-      return ledger.markTainted(layer, reason)
-    }
-    for read in woken { read.wake(.retry) }
-    guard isFirst else { return try ledger.waitForTaintRecord(layer) }
-    log(.error, "\(name(of: layer.key)) is tainted: \(reason)")
-    ledger.hooks.reach(.taintMarked)
-    try append(.taint, layer.key, body: Array(reason.utf8))
-  }
-
   /// Ends a reservation that was never committed.
   func giveUp(_ slot: SpoolSlot) {
     ring.abandon(slot)
     admission.release(slot.admittedByteCount)
-  }
-
-  private func taintAgain(_ key: LayerKey, _ reason: String) throws(JournalError) {
-    guard let layer = ledger.lock.withLock({ ledger.layers[key] }),
-      ledger.lock.withLock({ layer.taint }) == nil
-    else { return }
-    try taint(layer, reason, evenClosed: true)
-  }
-
-  /// Acknowledged old data is gone while the guest may live on: an open snapshot cannot be whole any more.
-  private func taintWhatLostItsSpool() throws(JournalError) {
-    let open = ledger.lock.withLock {
-      ledger.layers.values.filter {
-        ledger.disks[$0.key.disk]?.mode == .snapshot && $0.taint == nil && $0.canLoseWrites
-      }
-    }
-    for layer in open { try taint(layer, "acknowledged writes were lost with the spool") }
   }
 
   func name(of key: LayerKey) -> String {

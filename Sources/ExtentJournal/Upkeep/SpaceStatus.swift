@@ -46,3 +46,23 @@ package struct UpkeepReport: Codable, Sendable, Equatable {
   /// Of nothing.
   package init() {}
 }
+
+extension UpkeepReport {
+  /// What was done since `before`.
+  func since(_ before: UpkeepReport) -> UpkeepReport {
+    var report = self
+    report.unlinkedSegments -= before.unlinkedSegments
+    report.unlinkedBytes -= before.unlinkedBytes
+    report.punchedRuns -= before.punchedRuns
+    report.punchedBytes -= before.punchedBytes
+    report.compactedSegments -= before.compactedSegments
+    report.movedFrames -= before.movedFrames
+    report.reencodedFrames -= before.reencodedFrames
+    report.recompressedFrames -= before.recompressedFrames
+    report.movedRecords -= before.movedRecords
+    report.writtenBytes -= before.writtenBytes
+    report.postponements -= before.postponements
+    report.indexCompactions -= before.indexCompactions
+    return report
+  }
+}
