@@ -74,6 +74,13 @@ extension EndToEnd {
       #expect(try Spillway.run(["log", "-j", journal, "vdb"]).status == .exited(2))
     }
 
+    /// What spillway with `arguments` shows on a terminal of its own.
+    private func onTerminal(_ arguments: [String]) throws -> String {
+      let command = ([try Spillway.path()] + arguments).joined(separator: " ")
+      return try ChildProcess("/usr/bin/script", ["-qec", command, "/dev/null"])
+        .finish(within: .seconds(120)).succeeded().outputText
+    }
+
     @Test(
       "compact gives back what was overwritten, with a daemon and without, and nothing that is shown changes")
     func compact() throws {
@@ -89,8 +96,12 @@ extension EndToEnd {
       try LibNBD.run(write, daemon.ingestURI("vda"))
       let said = try Spillway.run(["compact", "-j", journal]).succeeded()
       #expect(said.outputText.contains("segments removed"))
+      #expect(said.errorLines.isEmpty, "nobody looks at it")
       #expect(try daemon.status().segmentBytes < 80 << 20)
+      let progress = "compact: the segments take "
+      #expect(try onTerminal(["compact", "-j", journal]).contains(progress))
       try daemon.shutDown()
+      #expect(try onTerminal(["compact", "-j", journal]).contains(progress))
       try Spillway.run(["compact", "-j", journal]).succeeded()
       #expect(try Spillway.run(["verify", "-j", journal]).status == .exited(0))
       try Spillway.replay(journal, "vda", to: directory.file("out"))

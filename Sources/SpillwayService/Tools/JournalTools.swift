@@ -82,28 +82,6 @@ package struct JournalTools: Sendable {
     if let failure { throw failure }
   }
 
-  /// `spillway compact`: gives back everything that nobody needs, and if `recompressing` compresses harder what was compressed
-  /// in a hurry; through the daemon, or by opening the journal. Returns what to print.
-  package func compact(recompressing: Bool) throws(ServiceError) -> String {
-    let report: UpkeepReport
-    if let daemon = try connect() {
-      report = try daemon.execute("compact", ["recompress": .bool(recompressing)]).decoded(
-        as: UpkeepReport.self)
-    } else {
-      report = try whileOpen { (journal) throws(JournalError) in
-        try journal.upkeep(recompresses: recompressing)
-      }
-    }
-    let freed = "\(report.unlinkedSegments) segments removed, \(ByteCount.text(report.punchedBytes)) punched"
-    let moved = "\(report.compactedSegments) compacted, \(ByteCount.text(report.writtenBytes)) written for it"
-    let later =
-      report.postponements > 0 ? "; some space is kept for another process that reads the journal" : ""
-    let status = try openReader()
-    let now = try reportingJournalErrors { () throws(JournalError) in try status.status() }
-    return
-      "\(freed), \(moved)\(later); segments take \(ByteCount.text(now.segmentBytes)), the index \(ByteCount.text(now.indexBytes))\n"
-  }
-
   /// `spillway verify`: whether everything that the index points to is there and is what was sealed.
   ///
   /// With `rebuildingIndex` the index is first built again from the segments, for which nobody may serve the journal.
@@ -146,12 +124,12 @@ package struct JournalTools: Sendable {
 
   /// Opens the journal as its owner and closes it again: that brings what the spool holds into the segments.
   private func recover() throws(ServiceError) {
-    try whileOpen { _ in }
+    try whileOpen { (_) throws(ServiceError) in }
   }
 
   /// Opens the journal as its owner, calls `body`, and closes it again.
-  private func whileOpen<Result>(
-    _ body: (Journal) throws(JournalError) -> Result
+  func whileOpen<Result>(
+    _ body: (Journal) throws(ServiceError) -> Result
   ) throws(ServiceError) -> Result {
     var options = JournalOptions()
     options.spoolByteCount = ServeConfiguration.spoolByteCountMin
@@ -160,7 +138,7 @@ package struct JournalTools: Sendable {
       try Journal.open(directory.path, options: options, log: log.forJournal)
     }
     do throws(ServiceError) {
-      let result = try reportingJournalErrors { () throws(JournalError) in try body(journal) }
+      let result = try body(journal)
       try reportingJournalErrors { () throws(JournalError) in try journal.close() }
       return result
     } catch {
@@ -169,14 +147,14 @@ package struct JournalTools: Sendable {
     }
   }
 
-  private func openReader() throws(ServiceError) -> JournalReader {
+  func openReader() throws(ServiceError) -> JournalReader {
     try reportingJournalErrors { () throws(JournalError) in
       try JournalReader.open(directory.path)
     }
   }
 
   /// The daemon that serves the journal; nil when nobody does.
-  private func connect() throws(ServiceError) -> AdminClient? {
+  func connect() throws(ServiceError) -> AdminClient? {
     try directory.requireExistence()
     let owner = try reportingJournalErrors { () throws(JournalError) in
       try JournalReader.owner(of: directory.path)
