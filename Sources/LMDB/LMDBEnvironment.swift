@@ -47,8 +47,9 @@ package final class LMDBEnvironment: @unchecked Sendable {
 
   deinit { unsafe mdb_env_close(environment) }
 
-  /// Most read transactions at once: more than the threads of a server with all the connections that it takes.
-  private static let readersMax: UInt32 = 16 << 10
+  /// Most read transactions at once: two for each of the connections that a server takes if it is not told another number. Each takes
+  /// 64 bytes on disk in every journal.
+  private static let readersMax: UInt32 = 8 << 10
   /// Covers LMDB's own header and its readers of 64 bytes; a larger file only means more readers.
   private static let lockByteCount = off_t(readersMax) * 64 + 4096
 
