@@ -45,8 +45,7 @@ final class PastIndexes: @unchecked Sendable {
 
   /// A directory for one more.
   func makeScratch() throws(JournalError) -> ScratchDirectory {
-    unsafe mkdir(path, 0o700)
-    return try ScratchDirectory(in: path, goesWithParent: true)
+    try ScratchDirectory(in: path, goesWithParent: true)
   }
 
   /// The index of the state at `sequence`, if it is there and its pins are those of `epoch`; one more reader has it.

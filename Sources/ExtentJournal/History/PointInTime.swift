@@ -62,22 +62,31 @@ final class ScratchDirectory: Sendable {
   let path: String
   private let parent: String?
 
-  /// Makes one in `parent`, which is removed, too, when nothing else is in it, if it `goesWithParent`.
+  /// Makes one in `parent`; if it `goesWithParent` that is made, too, when it is not there, and removed again when nothing else is
+  /// in it.
   init(in parent: String, goesWithParent: Bool = false) throws(JournalError) {
     self.parent = goesWithParent ? parent : nil
-    var template = Array("\(parent)/spillway-XXXXXX".utf8CString)
-    // SAFETY: the template is terminated and ours; mkdtemp writes within it.
-    let made = unsafe template.withUnsafeMutableBufferPointer { buffer in
-      unsafe mkdtemp(buffer.baseAddress!).map { unsafe String(cString: $0) }
+    // Another one may go in between, and take the parent with it.
+    for _ in 0..<(goesWithParent ? Self.attemptsMax : 1) {
+      if goesWithParent { unsafe mkdir(parent, 0o700) }
+      var template = Array("\(parent)/spillway-XXXXXX".utf8CString)
+      // SAFETY: the template is terminated and ours; mkdtemp writes within it.
+      let made = unsafe template.withUnsafeMutableBufferPointer { buffer in
+        unsafe mkdtemp(buffer.baseAddress!).map { unsafe String(cString: $0) }
+      }
+      if let made {
+        path = made
+        return
+      }
+      guard errno == ENOENT else { break }
     }
-    guard let made else {
-      throw JournalError(
-        SystemError.isNoSpace(errno) ? .noSpace : .failed,
-        "cannot make a directory in \(parent): \(SystemError.text(errno)); set TMPDIR to a directory with room"
-      )
-    }
-    path = made
+    throw JournalError(
+      SystemError.isNoSpace(errno) ? .noSpace : .failed,
+      "cannot make a directory in \(parent): \(SystemError.text(errno))"
+        + (goesWithParent ? "" : "; set TMPDIR to a directory with room"))
   }
+
+  private static let attemptsMax = 100
 
   /// What TMPDIR says, or /tmp.
   static var usualParent: String {
