@@ -12,6 +12,14 @@ internal import Threads
 // 4. Without a limit and without pins nothing is held, and the horizon is the end of the last commit.
 // 5. Of an index that is built again nobody knows what was held: the horizon becomes its end, and pins are lost.
 
+/// What people should know of a horizon.
+enum HorizonNews {
+  /// History has begun to give way to what is written now.
+  case givesWay
+  /// Space is short, and a reader of the state at that sequence keeps history from giving way.
+  case heldBy(UInt64)
+}
+
 /// See the note at the top of the file.
 final class History: @unchecked Sendable {
   // Sendable: the variables are guarded by `lock`, under which nothing else is taken.
@@ -25,6 +33,7 @@ final class History: @unchecked Sendable {
   /// Counts the times that what was held was lost.
   private var epoch: UInt64 = 0
   private var givesWay = false
+  private var isHeldBack = false
 
   /// The history of a journal whose index says that the horizon is `stored`: nil when it says nothing.
   init(_ limit: HistoryLimit, stored: Horizon?, applied: UInt64) {
@@ -78,11 +87,10 @@ final class History: @unchecked Sendable {
   }
 
   /// Moves the horizon as far as it may go. With `isShort` history gives way: space is needed for what is written now.
-  /// `sizes` is only asked when the bytes of segments matter. Returns where it is now, and whether history has just begun
-  /// to give way.
+  /// `sizes` is only asked when the bytes of segments matter. Returns where it is now, and what is new about that.
   func advance(
     isShort: Bool, applied: AppliedPosition, sizes: () throws(JournalError) -> [UInt64: UInt64]
-  ) throws(JournalError) -> (horizon: Horizon, beganToGiveWay: Bool)? {
+  ) throws(JournalError) -> (horizon: Horizon, news: HorizonNews?)? {
     let rule = isShort && limit != .all ? HistoryLimit.none : limit
     let (start, needsSizes) = lock.withLock { () -> (Horizon?, Bool) in
       guard case .bytes = rule, let current, current.sequence < applied.sequence else {
@@ -102,11 +110,16 @@ final class History: @unchecked Sendable {
       {
         moved = Horizon(sequence: mark.sequence, timeNanoseconds: mark.timeNanoseconds)
       }
-      let isNews = isShort && !givesWay && limit != .none && moved != current
-      givesWay = isShort && (givesWay || isNews)
+      var news: HorizonNews?
+      let isHeld = isShort && (target?.sequence ?? 0) > bound
+      if isHeld, !isHeldBack { news = .heldBy(bound) }
+      isHeldBack = isHeld
+      let hasYielded = isShort && !givesWay && limit != .none && moved != current
+      if hasYielded { news = news ?? .givesWay }
+      givesWay = isShort && (givesWay || hasYielded)
       current = moved
       marks.forget(through: moved.sequence)
-      return (moved, isNews)
+      return (moved, news)
     }
   }
 

@@ -116,23 +116,23 @@ final class Indexer: @unchecked Sendable {
   }
 
   /// Moves the horizon as far as it may go, writes that down, and lets go of what it has passed, in transactions between
-  /// which others have their turns. `isShort` and `sizes` as in `History.advance`. True when history began to give way.
+  /// which others have their turns. `isShort` and `sizes` as in `History.advance`. Returns what is new.
   func advanceHorizon(
     isShort: Bool, sizes: () throws(JournalError) -> [UInt64: UInt64]
-  ) throws(JournalError) -> Bool {
-    var gaveWay = false
+  ) throws(JournalError) -> HorizonNews? {
+    var said: HorizonNews?
     while true {
       let isMore = try turn.withLock { () throws(JournalError) -> Bool in
         if index.isAbandoned { return false }
         let applied = ledger.lock.withLock { ledger.indexed }
-        guard let (horizon, isNews) = try history.advance(isShort: isShort, applied: applied, sizes: sizes)
+        guard let (horizon, news) = try history.advance(isShort: isShort, applied: applied, sizes: sizes)
         else { return false }
-        gaveWay = gaveWay || isNews
+        said = said ?? news
         do throws(LMDBError) { return try index.release(through: horizon) } catch {
           throw JournalError(error)
         }
       }
-      guard isMore else { return gaveWay }
+      guard isMore else { return said }
     }
   }
 

@@ -9,13 +9,22 @@ extension Upkeep {
   func advanceHorizon() throws(JournalError) {
     if history.wantsSeeds { history.seed(try earlierMarks()) }
     let isShort = history.isKept && isSpaceShort
-    let gaveWay = try indexer.advanceHorizon(isShort: isShort) { () throws(JournalError) in
+    let news = try indexer.advanceHorizon(isShort: isShort) { () throws(JournalError) in
       try freshSizes()
     }
-    guard gaveWay, let horizon = history.horizon else { return }
-    log(
-      .warning,
-      "space is short: history gives way, and the horizon is now at sequence \(horizon.sequence)")
+    switch news {
+    case .givesWay:
+      log(
+        .warning,
+        "space is short: history gives way, and the horizon is now at sequence \(history.horizon?.sequence ?? 0)"
+      )
+    case .heldBy(let sequence):
+      log(
+        .warning,
+        "space is short, and whoever reads sequence \(sequence) keeps what was overwritten since; end that connection or replay"
+      )
+    case nil: break
+    }
   }
 
   /// As `advanceHorizon`, when nothing else is to be done. True when the horizon moved.
