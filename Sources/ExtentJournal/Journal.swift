@@ -179,6 +179,7 @@ package final class Journal: @unchecked Sendable {
       ledger: ledger, store: store, writer: writer, indexer: indexer, spiller: spiller, history: history,
       pastIndexes: pastIndexes, epochs: epochs.segments,
       directory: directory.path, host: host, space: (reserve, admission), log: log, poison: poison)
+    admission.upkeep = upkeeper
     timekeeper = Timekeeper(ledger: ledger, timeoutNanoseconds: options.readTimeoutNanoseconds)
     self.directory = directory
     self.options = options

@@ -43,7 +43,7 @@ import Threads
   }
 
   /// What the segments and the index of the journal at `place` take on disk.
-  private static func ownedBytes(of place: String) throws -> UInt64 {
+  static func ownedBytes(of place: String) throws -> UInt64 {
     var total: UInt64 = 0
     for folder in ["segments", "index", "index.next", "index.old"] {
       let path = "\(place)/\(folder)"

@@ -5,6 +5,8 @@ internal import Threads
 // do. Freeing is cheap and always done; copying takes at most a quarter of the time while a stream comes in, and all of it
 // when nothing comes or space is short. When nothing comes it also brings the index up to date, which nobody else does before
 // twenty seconds have passed: what was trimmed is given back within seconds.
+//
+// A writer that finds no space asks for a round at once, and learns when it is over.
 
 extension Upkeep {
   func start() throws(JournalError) {
@@ -30,6 +32,8 @@ extension Upkeep {
     var seen: UInt64?
     var saidWhy: String?
     while waitForTick() {
+      let isAsked = beginRound()
+      defer { endRound(isAsked) }
       do throws(JournalError) {
         if ledger.lock.withLock({ ledger.pending.isEmpty && ledger.activeCount > 0 }) { try indexer.run() }
         let version = ledger.lock.withLock { ledger.indexVersion }
@@ -37,7 +41,9 @@ extension Upkeep {
         var hasMoved = false
         if version == seen { hasMoved = try advanceIdleHorizon() }
         // Who waits for space does not let the index go on.
-        guard version != seen || hasMoved || space.admission.isUnderPressure || isIdle && hasColdSegments
+        guard
+          isAsked || version != seen || hasMoved || space.admission.isUnderPressure
+            || isIdle && hasColdSegments
         else { continue }
         let before = doneSoFar.postponements
         _ = try run(yields: true, coldNanoseconds: isIdle ? limits.coldNanoseconds : nil)
@@ -50,6 +56,32 @@ extension Upkeep {
         saidWhy = error.message
       }
     }
+  }
+
+  /// Asks for a round that begins after the call, now. Returns its number; nil when no thread works.
+  func askForRound() -> UInt64? {
+    lock.withLock {
+      guard everyNanoseconds != nil, !isStopping else { return nil }
+      rounds.asked = rounds.begun + 1
+      ended.broadcast()
+      return rounds.asked
+    }
+  }
+
+  /// Whether the round `number` is over, or none comes any more.
+  func hasRun(_ number: UInt64) -> Bool { lock.withLock { rounds.ended >= number || isStopping } }
+
+  /// Whether somebody waits for the round.
+  private func beginRound() -> Bool {
+    lock.withLock {
+      rounds.begun += 1
+      return rounds.asked == rounds.begun
+    }
+  }
+
+  private func endRound(_ wasAsked: Bool) {
+    lock.withLock { rounds.ended = rounds.begun }
+    if wasAsked { ledger.signalSpace() }
   }
 
   /// Whether a segment has become cold that was not recompressed.
@@ -66,12 +98,14 @@ extension Upkeep {
   /// Whether writers wait for space on the disk.
   var isShort: Bool { ledger.lock.withLock { ledger.stall != nil } }
 
-  /// False at the end. A stream that comes in leaves more behind: then it looks eight times as often.
+  /// False at the end. A stream that comes in leaves more behind: then it looks eight times as often, and at once when it is asked.
   private func waitForTick() -> Bool {
     let tick = everyNanoseconds ?? .max / 2
     let until = MonotonicClock.nanoseconds() + (isBusy ? tick / 8 : tick)
     return lock.withLock {
-      while !isStopping, MonotonicClock.nanoseconds() < until { _ = ended.wait(until: until) }
+      while !isStopping, rounds.asked <= rounds.begun, MonotonicClock.nanoseconds() < until {
+        _ = ended.wait(until: until)
+      }
       return !isStopping
     }
   }

@@ -44,8 +44,8 @@ final class Upkeep: @unchecked Sendable {
   let work = Lock()
   /// Held by who runs the steps, outside of `work`.
   private let callers = Lock()
-  /// How many wait for quiet, or have it. Guarded by `lock`.
-  private var quietCount = 0
+  /// How many have asked for quiet, and of how many that is over. Guarded by `lock`.
+  private var quiets: (asked: UInt64, over: UInt64) = (0, 0)
   let lock = Lock()
   let press = FramePress()
 
@@ -81,6 +81,8 @@ final class Upkeep: @unchecked Sendable {
   let everyNanoseconds: UInt64?
   let ended: Condition
   var thread: WorkerThread?
+  /// Rounds of the thread that have begun, that have ended, and up to which one must not wait for its time. Guarded by `lock`.
+  var rounds: (begun: UInt64, ended: UInt64, asked: UInt64) = (0, 0, 0)
   /// When the thread looks again for segments that have become cold. For the thread alone.
   var nextColdLook: UInt64 = 0
 
@@ -170,19 +172,22 @@ final class Upkeep: @unchecked Sendable {
     }
   }
 
-  /// One step of the work: between two of them whoever needs quiet has it.
+  /// One step of the work: between two of them whoever needs quiet has it; who comes later waits for the step in turn.
   @discardableResult
   private func step(_ body: () throws(JournalError) -> Bool) throws(JournalError) -> Bool {
-    lock.withLock { while quietCount > 0, !isStopping { ended.wait() } }
+    lock.withLock {
+      let asked = quiets.asked
+      while quiets.over < asked, !isStopping { ended.wait() }
+    }
     return try work.withLock(body)
   }
 
   /// Runs `body` while nothing is moved and nothing freed.
   func inQuiet<Result>(_ body: () throws(JournalError) -> Result) throws(JournalError) -> Result {
-    lock.withLock { quietCount += 1 }
+    lock.withLock { quiets.asked += 1 }
     defer {
       lock.withLock {
-        quietCount -= 1
+        quiets.over += 1
         ended.broadcast()
       }
     }

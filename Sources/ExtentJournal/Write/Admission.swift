@@ -9,6 +9,7 @@ internal import Threads
 //    spilled, and a FLUSH ends.
 // 2. What does not fit waits for what compression gives back: everything acknowledged before is spilled at once, and
 //    the filesystem is asked again. First come, first served: a large write is not starved by small ones.
+//    If that is not enough upkeep is asked to give back at once what it can, once until space has returned.
 // 3. If it does not fit even then, `--when-full` says what happens: it waits for space (stall), fails (enospc), or is
 //    refused for its caller to drop it and taint the generation (taint).
 // 4. Records without payload are never asked about: a TRIM may be what frees space.
@@ -34,6 +35,8 @@ final class Admission: @unchecked Sendable {
   private var waiting = Deque<UInt64>()
   private var lastTicket: UInt64 = 0
   private var isFull = false
+  /// Set before any thread starts.
+  weak var upkeep: Upkeep?
 
   init(
     files: any FileStore, ledger: Ledger, whenFull: WhenFull, retryNanoseconds: UInt64,
@@ -150,6 +153,7 @@ final class Admission: @unchecked Sendable {
       ledger.work.signal()
       return ledger.lastSequence
     }
+    var round: UInt64?
     while true {
       let (version, isDrained) = try look(target)
       let isFirst = lock.withLock { () -> Bool? in
@@ -160,8 +164,9 @@ final class Admission: @unchecked Sendable {
         return nil
       }
       guard let isFirst else { return }
-      if isDrained, isFirst { try declareFull() }
-      if let deadline, MonotonicClock.nanoseconds() >= deadline { throw full }
+      let isLate = deadline.map { MonotonicClock.nanoseconds() >= $0 } ?? false
+      if isDrained, isFirst, hasReclaimed(&round) || isLate { try declareFull() }
+      if isLate { throw full }
       let retry = MonotonicClock.nanoseconds() + retryNanoseconds
       ledger.lock.withLock {
         if ledger.spaceVersion == version { _ = ledger.progress.wait(until: min(retry, deadline ?? .max)) }
@@ -186,7 +191,18 @@ final class Admission: @unchecked Sendable {
     }
   }
 
-  /// There is no space, whatever is spilled: what `--when-full` says.
+  /// Whether upkeep has given back what it could since the caller began to wait; `round` is for this alone. Once the disk is known
+  /// to be full nobody waits for that.
+  private func hasReclaimed(_ round: inout UInt64?) -> Bool {
+    guard !lock.withLock({ isFull }), let upkeep else { return true }
+    guard let asked = round else {
+      round = upkeep.askForRound()
+      return round == nil
+    }
+    return upkeep.hasRun(asked)
+  }
+
+  /// There is no space, whatever is spilled and given back: what `--when-full` says.
   private func declareFull() throws(JournalError) {
     let isNews = lock.withLock {
       defer { isFull = true }
