@@ -2,8 +2,9 @@
 """How many bytes on disk: Spillway against raw and qcow2 files, nbdkit's file and its compressed memory.
 
 Every store takes the same requests over a unix socket, ends with a flush, and is measured: what its files take on disk
-(du), or for nbdkit's memory what its process holds. Spillway is measured as it stands after the flush, and after
-`spillway compact`. "qcow2-zstd" is what `qemu-img convert -c` makes of the qcow2 afterwards: nobody can write to it.
+(du), or for nbdkit's memory what its process holds. Spillway is measured as it stands after the flush, after
+`spillway compact`, and after `spillway compact --recompress`, which is what an idle daemon does by itself. "qcow2-zstd" is
+what `qemu-img convert -c` makes of the qcow2 afterwards: nobody can write to it.
 
     Benchmarks/space.py SPILLWAY [--size MIB] [--image FILE] [--directory DIR]
 """
@@ -72,8 +73,9 @@ class Store:
         """By the name of its row, bytes on disk."""
         found = {self.name: self.on_disk()}
         if self.name == "spillway":
-            subprocess.run([self.spillway, "compact", "-j", self.store], check=True, stdout=subprocess.DEVNULL)
-            found["spillway, compacted"] = self.on_disk()
+            for title, options in ("spillway, compacted", []), ("spillway, recompressed", ["--recompress"]):
+                subprocess.run([self.spillway, "compact", "-j", self.store, *options], check=True, stdout=subprocess.DEVNULL)
+                found[title] = self.on_disk()
         self.process.terminate()
         self.process.wait()
         if self.name == "qcow2":
@@ -86,6 +88,23 @@ class Store:
 
 def image_push(store, image, rng):
     subprocess.run(["nbdcopy", "--flush", image, store.uri], check=True)
+
+
+def paced_push(store, image, rng):
+    """The data of the image in pieces of 256 KiB, at 250 MB/s at most."""
+    handle = store.connect()
+    start, sent, offset = time.monotonic(), 0, 0
+    with open(image, "rb") as file:
+        size = os.path.getsize(image)
+        while offset < size:
+            piece = file.read(min(4 * BLOCK, size - offset))
+            if piece.count(0) != len(piece):
+                handle.pwrite(piece, offset)
+                sent += len(piece)
+                time.sleep(max(0, start + sent / 250e6 - time.monotonic()))
+            offset += len(piece)
+    handle.flush()
+    handle.shutdown()
 
 
 def cow_churn(store, image, rng):
@@ -153,7 +172,8 @@ def main():
                 target.write(os.pread(source.fileno(), MIB, index * 3 * MIB + 8 * MIB))
         print(f"image: {os.path.getsize(image) / MIB:.0f} MiB, {os.stat(image).st_blocks * 512 / MIB:.0f} MiB allocated")
         table = {}
-        work = [("OS image", image_push, image), ("sparse push", image_push, sparse), ("copy-before-write", cow_churn, image),
+        work = [("OS image", image_push, image), ("OS image, 250 MB/s", paced_push, image),
+                ("sparse push", image_push, sparse), ("copy-before-write", cow_churn, image),
                 ("64 KiB overwrites", overwrites, image), ("random 4 KiB", random_4k, image),
                 ("release as you read", read_and_release, image)]
         for title, body, content in work:
