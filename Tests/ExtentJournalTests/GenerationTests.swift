@@ -268,16 +268,17 @@ import Testing
     }
     setup.fixture.crash()
     try setup.fixture.open()
-    let found = setup.journal.preSealedGenerations
-    #expect(found.map(\.disk) == ["d"] && found.map(\.generation) == ["a"] && found.map(\.tag) == ["uuid"])
+    let found = setup.journal.generations.filter(\.isPreSealed)
+    #expect(found.map(\.name) == ["d"] && found.map(\.generationName) == ["a"])
+    #expect(found.map(\.tag) == ["uuid"])
     try setup.fixture.disk.seal()
-    #expect(setup.journal.preSealedGenerations.isEmpty)
+    #expect(setup.journal.generations.allSatisfy { !$0.isPreSealed })
     #expect(setup.fixture.disk.sealRecord?.job == "j")
     let next = try setup.journal.begin("d", GenerationRequest(name: "b"))
     try setup.write(0..<16, 2, to: next)
     try next.preSeal(job: "k")
     try next.end("the job failed")
-    #expect(setup.journal.preSealedGenerations.isEmpty && next.isClosed && !next.isSealed)
+    #expect(setup.journal.generations.allSatisfy { !$0.isPreSealed } && next.isClosed && !next.isSealed)
   }
 
   @Test("a contradiction after the pre-seal keeps the seal from being written")

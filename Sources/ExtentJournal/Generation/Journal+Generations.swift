@@ -53,11 +53,6 @@ extension Journal {
     }
   }
 
-  /// The generations that were pre-sealed and then neither sealed nor ended: a crash came between, or it goes on now.
-  package var preSealedGenerations: [(disk: String, generation: String, tag: String)] {
-    generations.filter(\.isPreSealed).map { ($0.name, $0.generationName ?? "", $0.tag) }
-  }
-
   /// The name by which views ask for the newest generation.
   package static let liveName = "live"
 
