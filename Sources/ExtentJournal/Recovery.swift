@@ -170,7 +170,8 @@ struct Recovery {
     outcome.usedSequence = max(outcome.usedSequence, ring?.spilledThrough ?? 0)
     try sealLast(store, scanner)
     // What was read may be in the page cache only; from here on it counts as durable.
-    for number in try listSegments(store) where number >= applied.segment {
+    let moved = try listSegments(store, .moved).suffix(MovedWriter.unsyncedSegmentsMax)
+    for number in try listSegments(store).filter({ $0 >= applied.segment }) + moved {
       guard case .success(let segment) = try store.segmentOrFlaw(number) else { continue }
       if ring?.hasFailed ?? false { try writeAgain(segment) }
       do throws(FileError) { try segment.file.sync() } catch { throw JournalError(error) }
@@ -243,8 +244,10 @@ struct Recovery {
     }
   }
 
-  private func listSegments(_ store: SegmentStore) throws(JournalError) -> [UInt64] {
-    do throws(FileError) { return try store.list() } catch { throw JournalError(error) }
+  private func listSegments(
+    _ store: SegmentStore, _ kind: SegmentKind = .fresh
+  ) throws(JournalError) -> [UInt64] {
+    do throws(FileError) { return try store.list(kind) } catch { throw JournalError(error) }
   }
 
   private func commit(

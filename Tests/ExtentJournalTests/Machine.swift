@@ -134,13 +134,14 @@ final class Machine {
     journal = nil
   }
 
-  /// Power off (unless it is), power on, recovery; then the content must be one of the allowed states, and the
-  /// history goes on from it. Returns how many operations were lost.
+  /// Power off (unless it is), power on, recovery, from the segments alone if the index is lost, too; then the content must be one
+  /// of the allowed states, and the history goes on from it. Returns how many operations were lost.
   @discardableResult
-  func loseAndRestorePower(_ note: String) throws -> Int {
+  func loseAndRestorePower(_ note: String, andIndex: Bool = false) throws -> Int {
     disk.cutPower()
     die()
     disk.powerOn()
+    if andIndex { removeIndex() }
     try boot()
     return try settle(note)
   }
@@ -192,9 +193,7 @@ final class Machine {
     die()
     disk.powerOn()
     boots -= 1
-    for name in ["data.mdb", "lock.mdb"] {
-      try? FileManager.default.removeItem(atPath: directory.file("j/index/\(name)"))
-    }
+    removeIndex()
     try boot()
     let found = try content(note)
     guard found == states.last else {
@@ -207,6 +206,12 @@ final class Machine {
     }
     states.append(found)
     try compareCheckpoints(note)
+  }
+
+  private func removeIndex() {
+    for name in ["data.mdb", "lock.mdb"] {
+      try? FileManager.default.removeItem(atPath: directory.file("j/index/\(name)"))
+    }
   }
 
   /// Loses power, and loses it again after `count` operations of the recovery. Returns whether it came to that.

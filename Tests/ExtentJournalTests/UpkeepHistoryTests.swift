@@ -88,6 +88,37 @@ import Testing
   }
 
   @Test(
+    "what an error or a kill has left in the cache alone is not built upon by the next process",
+    arguments: 0..<4)
+  func leftInCache(share: Int) {
+    for seed in seeds(400) where Int(seed % 4) == share {
+      do { try Self.leaveInCache(seed) } catch {
+        Issue.record(
+          """
+          \(error)
+          run it again: SPILLWAY_TEST_SEED=\(seed) swift test --disable-xctest --filter UpkeepHistoryTests/leftInCache
+          """)
+      }
+    }
+  }
+
+  /// Upkeep fails somewhere, or the process dies behind it; upkeep of the next process may build upon what that left; then power and
+  /// index are lost.
+  private static func leaveInCache(_ seed: UInt64) throws {
+    let machine = try Machine(seed: seed, hasUpkeep: true)
+    var random = SeededGenerator(seed: seed)
+    let first = Int.random(in: 0..<18, using: &random)
+    for step in script[first..<first + Int.random(in: 8..<30, using: &random)] { try machine.perform(step) }
+    machine.disk.plant(.inputOutput, after: Int.random(in: 0..<120, using: &random))
+    var hasFailed = false
+    do { try machine.perform(.upkeep) } catch { hasFailed = true }
+    machine.disk.clearFaults()
+    try machine.restart("seed \(seed), started again", afterFault: hasFailed)
+    try machine.perform(.upkeep)
+    try machine.loseAndRestorePower("seed \(seed), power and index lost", andIndex: true)
+  }
+
+  @Test(
     "the histories notice a broken rule of upkeep",
     arguments: [.freedBeforeIndex, .recordsForgotten] as [PlantedBug])
   func bugs(bug: PlantedBug) throws {

@@ -30,6 +30,9 @@ final class MovedWriter {
   private var chain = BatchChain(previous: 0)
   private var namesChanged = false
   private var unsynced: [any BlockFile] = []
+  /// In how many segments, the newest, something may not be durable when a process has died: the open one, and the one that was
+  /// ended for it. Whoever makes a group syncs it before the next one is begun.
+  static let unsyncedSegmentsMax = 2
 
   /// The batch that the groups written and synced so far call durable.
   private(set) var recordedDurable: UInt64 = 0
