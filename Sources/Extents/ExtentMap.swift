@@ -39,15 +39,17 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   /// The start of each chunk's first entry, for the search.
   @usableFromInline var firsts: [UInt64] = []
   /// How many entries there are.
-  package private(set) var count = 0
+  package internal(set) var count = 0
 
   /// An empty map.
   package init() {}
 
   /// Whether no sector has a value.
+  @inlinable
   package var isEmpty: Bool { count == 0 }
 
   /// Sets `range` to `value`; what was there before is gone.
+  @inlinable
   package mutating func insert(_ range: SectorRange, _ value: Value) {
     guard !range.isEmpty else { return }
     remove(range)
@@ -85,11 +87,13 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   }
 
   /// Forgets `range`.
+  @inlinable
   package mutating func remove(_ range: SectorRange) {
     remove(range) { _ in true }
   }
 
   /// Forgets the parts of `range` whose value meets `condition`.
+  @inlinable
   package mutating func remove(_ range: SectorRange, where condition: (Value) -> Bool) {
     guard !range.isEmpty, var chunk = chunkIndex(for: range.start) else { return }
     while chunk < chunks.count, firsts[chunk] < range.end {
@@ -135,6 +139,7 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   }
 
   /// The first sector at or behind `sector` that has a value.
+  @inlinable
   package func firstSector(from sector: UInt64) -> UInt64? {
     guard var chunk = chunkIndex(for: sector) else { return nil }
     var index = lowerBound(chunk, sector)
@@ -143,6 +148,7 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   }
 
   /// Calls `body` for each piece of `range` that has a value, in order, cut to `range`.
+  @inlinable
   package func forEach<Failure: Error>(
     in range: SectorRange, _ body: (SectorRange, Value) throws(Failure) -> Void
   ) throws(Failure) {
@@ -163,6 +169,7 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   }
 
   /// Calls `body` for every entry, in order.
+  @inlinable
   package func forEach<Failure: Error>(
     _ body: (SectorRange, Value) throws(Failure) -> Void
   ) throws(Failure) {
@@ -199,11 +206,13 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   }
 
   /// Whether `value` at `start` only carries on what `entry` says.
-  private func continues(_ entry: Entry, at start: UInt64, _ value: Value) -> Bool {
+  @inlinable
+  func continues(_ entry: Entry, at start: UInt64, _ value: Value) -> Bool {
     entry.end == start && entry.value.advanced(by: entry.end - entry.start) == value
   }
 
-  private mutating func split(_ chunk: Int) {
+  @inlinable
+  mutating func split(_ chunk: Int) {
     let half = chunks[chunk].count / 2
     let tail = Array(chunks[chunk][half...])
     chunks[chunk].removeSubrange(half...)

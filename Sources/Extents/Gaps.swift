@@ -4,17 +4,20 @@ package import Bytes
 /// next is asked only for the rest. This is how a read finds its bytes.
 package struct Gaps: Sendable {
   /// The unexplained parts, in order.
-  package private(set) var ranges: [SectorRange]
+  package internal(set) var ranges: [SectorRange]
 
   /// All of `range` is unexplained.
+  @inlinable
   package init(_ range: SectorRange) {
     ranges = range.isEmpty ? [] : [range]
   }
 
   /// Whether everything is explained and no further layer need be asked.
+  @inlinable
   package var isEmpty: Bool { ranges.isEmpty }
 
   /// Lets `map` explain what it can: `found` gets each piece with its value, in order.
+  @inlinable
   package mutating func fill<Value: ExtentValue>(
     from map: ExtentMap<Value>, _ found: (SectorRange, Value) -> Void
   ) {
@@ -29,6 +32,7 @@ package struct Gaps: Sendable {
 
   /// Lets `layer` explain what it can: it is called once for each gap and calls `take` for the pieces that it
   /// knows, in order.
+  @inlinable
   package mutating func fill<Failure: Error>(
     _ layer: (SectorRange, (SectorRange) -> Void) throws(Failure) -> Void
   ) throws(Failure) {
