@@ -367,26 +367,4 @@ extension Disk {
     }
     return (runs, suspects)
   }
-
-  /// False when what lies is perhaps the row and not the frame: then a new index says better.
-  private func copyFrame(
-    _ sectors: SectorRange, _ address: FrameAddress, _ skip: UInt32, _ holder: LayerKey,
-    _ part: ByteRange, at offset: Int, into target: inout MutableRawSpan
-  ) throws(JournalError) -> Bool {
-    do throws(JournalError) {
-      try journal.frames.withSectors(sectors, of: holder, in: address, from: skip) {
-        (bytes) throws(JournalError) in
-        let start = Int(part.start - sectors.bytes.start)
-        target.copy(bytes.extracting(start..<start + Int(part.count)), at: offset)
-      }
-      return true
-    } catch {
-      if journal.indexIsToBlame(sectors, address, skip, holder, name) { return false }
-      guard error.kind == .damaged else { throw error }
-      let message =
-        "bytes \(sectors.bytes.start) to \(sectors.bytes.end) of \(name) are damaged: \(error.message)"
-      journal.log(.error, message)
-      throw JournalError(.damaged, message)
-    }
-  }
 }

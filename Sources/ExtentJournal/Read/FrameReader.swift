@@ -9,6 +9,9 @@ internal import Zstd
 // (the frame says itself which disk and which sectors it holds) catches an index entry that points to the wrong place,
 // and is asked anew for each entry, of cached frames too. Whoever wants a frame that another reader is fetching waits
 // for that one: a frame is read and decompressed once, however many want it.
+//
+// A frame that is wanted whole by a large read (`readWhole`) is decompressed where the reader wants it and not kept: whoever
+// reads a disk from start to end needs it no more, and spares itself a copy and others their place in the cache.
 final class FrameReader: @unchecked Sendable {
   // Sendable: the cache, the flights and the idle benches are guarded by `lock`.
   private let store: SegmentStore
@@ -78,12 +81,40 @@ final class FrameReader: @unchecked Sendable {
   ) throws(JournalError) {
     let frame = try take(address) { () throws(JournalError) in try load(address) }
     defer { giveBack(frame) }
-    guard frame.header.holds(range, of: layer, from: skip) else {
-      throw damage(address, "does not hold sectors \(range.start) to \(range.end) as the index says")
-    }
+    guard frame.header.holds(range, of: layer, from: skip) else { throw wrongPlace(address, range) }
     let start = Int(skip) * Int(Sector.byteCount)
     let buffer = frame.bytes
     try body(buffer.bytes.extracting(start..<start + Int(range.byteCount)), frame.header.layer)
+  }
+
+  /// From this many bytes on a frame that is wanted whole goes past the cache: what a guest's or a tool's random reads
+  /// ask for at a time is smaller.
+  static let wholeByteCountMin = 64 << 10
+
+  /// Fills `target`, of `wholeByteCountMin` bytes or more, with the sectors `range` of `layer`, which the frame at `address`
+  /// must begin with. If they are all of the frame and nobody else has it or wants it now, then it is not kept.
+  /// When this throws, what is in `target` is nobody's.
+  func readWhole(
+    _ range: SectorRange, of layer: LayerKey, in address: FrameAddress, into target: inout MutableRawSpan
+  ) throws(JournalError) {
+    if lock.withLock({ cache.find(address) == nil && flights[address] == nil }) {
+      let segment = try store.segment(address.segment)
+      let bench = takeBench()
+      defer { giveBack(bench) }
+      let stored = bench.stored
+      let item = stored.bytes.extracting(0..<(try fetch(address, from: segment, into: stored)))
+      let (header, payload) = try verify(item, address, salt: segment.salt)
+      if header.rawByteCount == target.byteCount {
+        guard header.holds(range, of: layer, from: 0) else { throw wrongPlace(address, range) }
+        return try expand(item.extracting(payload), header, address, into: &target, bench)
+      }
+      // The rest of it may be wanted as well: it is kept, as always.
+      giveBack(
+        try take(address) { () throws(JournalError) in try decode(item, address, salt: segment.salt, bench) })
+    }
+    try withSectors(range, of: layer, in: address, from: 0) { (bytes) throws(JournalError) in
+      target.copy(bytes, at: 0)
+    }
   }
 
   private func giveBack(_ frame: Frame) { lock.withLock { frame.readers -= 1 } }
@@ -170,48 +201,70 @@ final class FrameReader: @unchecked Sendable {
     let bench = takeBench()
     defer { giveBack(bench) }
     let stored = bench.stored
-    let count: Int
+    let count = try fetch(address, from: segment, into: stored)
+    return try decode(stored.bytes.extracting(0..<count), address, salt: segment.salt, bench)
+  }
+
+  /// Reads the stored item at `address` into the front of `buffer`; returns how much of it there is.
+  private func fetch(
+    _ address: FrameAddress, from segment: OpenSegment, into buffer: AlignedBuffer
+  ) throws(JournalError) -> Int {
     do throws(FileError) {
-      var all = stored.mutableBytes
+      var all = buffer.mutableBytes
       var target = all._mutatingExtracting(0..<Int(address.kibibytes) * 1024)
-      count = try segment.file.read(into: &target, at: address.offset)
+      return try segment.file.read(into: &target, at: address.offset)
     } catch {
       throw JournalError(error)
     }
-    return try decode(stored.bytes.extracting(0..<count), address, salt: segment.salt, bench)
+  }
+
+  /// The header of the frame that `item` begins with, and where in `item` its stored bytes are, once both have passed
+  /// their checksums.
+  private func verify(
+    _ item: RawSpan, _ address: FrameAddress, salt: UInt64
+  ) throws(JournalError) -> (header: FrameHeader, stored: Range<Int>) {
+    let seed = salt &+ address.offset
+    guard let header = FrameHeader(item, seed: seed), header.itemByteCount <= item.byteCount else {
+      throw damage(address, "has a bad header")
+    }
+    let stored = header.byteCount..<header.itemByteCount
+    guard Checksum.xxh3(item.extracting(stored), seed: seed) == header.payloadChecksum else {
+      throw damage(address, "fails its checksum")
+    }
+    return (header, stored)
   }
 
   /// Verifies and decompresses the frame that `item` begins with.
   private func decode(
     _ item: RawSpan, _ address: FrameAddress, salt: UInt64, _ bench: Workbench
   ) throws(JournalError) -> Frame {
-    let seed = salt &+ address.offset
-    guard let header = FrameHeader(item, seed: seed), header.itemByteCount <= item.byteCount else {
-      throw damage(address, "has a bad header")
-    }
-    let stored = item.extracting(header.byteCount..<header.itemByteCount)
-    guard Checksum.xxh3(stored, seed: seed) == header.payloadChecksum else {
-      throw damage(address, "fails its checksum")
-    }
+    let (header, stored) = try verify(item, address, salt: salt)
     let buffer = lock.withLock { cache.spareBuffer(byteCount: header.rawByteCount) }
     let raw = buffer ?? AlignedBuffer(byteCount: FrameCache.roomByteCount(header.rawByteCount))
-    guard expand(stored, header, into: raw, bench) else { throw damage(address, "cannot be decompressed") }
+    var all = raw.mutableBytes
+    var target = all._mutatingExtracting(0..<header.rawByteCount)
+    try expand(item.extracting(stored), header, address, into: &target, bench)
     return Frame(header, raw)
   }
 
+  /// Decompresses `stored` into `target`, which is as large as the frame.
   private func expand(
-    _ stored: RawSpan, _ header: FrameHeader, into raw: AlignedBuffer, _ bench: Workbench
-  ) -> Bool {
-    var all = raw.mutableBytes
-    var target = all._mutatingExtracting(0..<header.rawByteCount)
+    _ stored: RawSpan, _ header: FrameHeader, _ address: FrameAddress, into target: inout MutableRawSpan,
+    _ bench: Workbench
+  ) throws(JournalError) {
     switch header.codec {
     case .raw:
-      guard stored.byteCount == header.rawByteCount else { return false }
+      guard stored.byteCount == header.rawByteCount else { break }
       target.copy(stored, at: 0)
-      return true
+      return
     case .zstd:
-      return bench.decompressor.decompress(stored, into: &target)
+      if bench.decompressor.decompress(stored, into: &target) { return }
     }
+    throw damage(address, "cannot be decompressed")
+  }
+
+  private func wrongPlace(_ address: FrameAddress, _ range: SectorRange) -> JournalError {
+    damage(address, "does not hold sectors \(range.start) to \(range.end) as the index says")
   }
 
   private func damage(_ address: FrameAddress, _ what: String) -> JournalError {
