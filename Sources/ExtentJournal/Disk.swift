@@ -61,6 +61,9 @@ package final class Disk: Sendable {
   /// A number for one reader, to drop its parked reads by.
   package func newOwner() -> UInt64 { journal.ledger.newOwner() }
 
+  /// Fetches nothing for `owner` any more, who read what writers see and is gone.
+  package func forgetReader(_ owner: UInt64) { journal.readAhead.forget(owner: owner) }
+
   /// Drops every parked read of `owner`: they are not woken any more. The reader is gone.
   package func dropParked(owner: UInt64) {
     journal.readAhead.forget(owner: owner)

@@ -5,7 +5,8 @@ internal import Threads
 // One client.
 //
 // reader thread    recv → machine → export call → reply            every request, in the order of arrival
-// answerer thread  woken parked read → export call → reply         started by the first read that parks
+// answerer thread  woken parked read → export call → reply         started by the first read that parks, and …
+//                  every other large read of a queue                … by the first of those
 // waiting threads  read that blocks → export call → reply          started as such reads come (BlockingReads)
 // flusher thread   flush → replies that waited for it              started by the first FLUSH or FUA
 //
@@ -198,11 +199,21 @@ final class Connection: @unchecked Sendable {
   /// Makes sure that there is a thread for the answers to parked reads, and that there are not too many of
   /// them. Reader thread only, after a read has parked.
   func didPark(_ service: RequestService) throws(ConnectionEnd) {
+    guard startAnswerer(service) else { throw .dropped("no thread left to answer parked reads") }
+    server.parkLimit.waitForRoom { socket.isGone }
+  }
+
+  /// Has a read that has just come in served by the answerer. False when it has something to do already, or there is no
+  /// thread for it. Reader thread only.
+  func handOver(_ read: ParkedRead, _ service: RequestService) -> Bool {
+    startAnswerer(service) && parked.handOver(read)
+  }
+
+  private func startAnswerer(_ service: RequestService) -> Bool {
     if answerer == nil {
       answerer = WorkerThread(name: "nbd-answer-\(number)") { service.answerParkedReads() }
-      if answerer == nil { throw .dropped("no thread left to answer parked reads") }
     }
-    server.parkLimit.waitForRoom { socket.isGone }
+    return answerer != nil
   }
 
   /// Has a read served by a thread that may wait. It counts as parked. Any thread.
@@ -226,10 +237,11 @@ final class Connection: @unchecked Sendable {
   /// A parked read may wait for ever, so that none is waited for, not even after NBD_CMD_DISC. Reads that are inside the
   /// export are: the client is told at once, the session is closed when the last has returned.
   private func close(_ session: any ExportSession, _ end: ConnectionEnd) {
-    parked.end()
-    blocking.end()
     var isClean = false
     if case .done = end { isClean = true }
+    if isClean { parked.waitForHandedOver() }
+    parked.end()
+    blocking.end()
     durable.end(dropping: !isClean)
     if isClean { flusher?.join() }
     if isClean { socket.finish() } else { socket.shutdown() }

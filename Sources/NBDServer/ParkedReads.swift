@@ -32,8 +32,11 @@ final class ParkedReads: @unchecked Sendable {
   private let lock = Lock()
   private let changed: Condition
   private let limit: ParkLimit
-  private var ready: [(read: ParkedRead, reason: ReadWake)] = []
+  /// Those that were woken, and why; without a reason those that were handed over.
+  private var ready: [(read: ParkedRead, reason: ReadWake?)] = []
   private var parkedCount = 0
+  /// Whether the answerer has taken a read that was handed over and is not done with it.
+  private var isServing = false
   private var hasEnded = false
 
   init(limit: ParkLimit) {
@@ -72,15 +75,41 @@ final class ParkedReads: @unchecked Sendable {
       guard !hasEnded, read.round == round else { return }
       read.round += 1
       ready.append((read, reason))
-      changed.signal()
+      changed.broadcast()
     }
   }
 
-  /// Waits for woken reads and takes them all, in the order of their waking. Nil after `end`.
-  func takeReady() -> [(read: ParkedRead, reason: ReadWake)]? {
+  /// Lists a read that has just come in, so that the answerer serves it beside the reader; it counts as parked. False when
+  /// something is listed already: then it is served sooner by whoever asks.
+  func handOver(_ read: ParkedRead) -> Bool {
+    let isListed = lock.withLock { () -> Bool in
+      guard ready.isEmpty, !hasEnded else { return false }
+      parkedCount += 1
+      ready.append((read, nil))
+      changed.broadcast()
+      return true
+    }
+    if isListed { limit.add(1) }
+    return isListed
+  }
+
+  /// Returns when what was handed over is answered, or has parked.
+  func waitForHandedOver() {
     lock.withLock {
+      while isServing || ready.contains(where: { $0.reason == nil }), !hasEnded { changed.wait() }
+    }
+  }
+
+  /// Waits for reads and takes them all, in the order of their waking; what it took before is done with. Nil after `end`.
+  func takeReady() -> [(read: ParkedRead, reason: ReadWake?)]? {
+    lock.withLock {
+      if isServing {
+        isServing = false
+        changed.broadcast()
+      }
       while ready.isEmpty, !hasEnded { changed.wait() }
       if hasEnded { return nil }
+      isServing = ready.contains { $0.reason == nil }
       defer { ready = [] }
       return ready
     }

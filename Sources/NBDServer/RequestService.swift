@@ -14,6 +14,8 @@ struct RequestService: Sendable {
   private static let extentsMax = 8192
   /// The most pieces of a read that go as chunks of their own; beyond, the data goes as one.
   private static let chunksMax = 256
+  /// From this many bytes on it takes longer to serve a read than to wake a thread for it.
+  private static let sharedByteCountMin: UInt64 = 128 << 10
 
   /// Serves `request`; the payload of a write is taken from `input` and the socket.
   func serve(
@@ -21,9 +23,12 @@ struct RequestService: Sendable {
   ) throws(ConnectionEnd) {
     switch request.operation {
     case .read(let range, let inOneChunk):
-      try read(
-        ParkedRead(
-          request.tag, range: range, inOneChunk: inOneChunk, since: MonotonicClock.nanoseconds()))
+      let read = ParkedRead(
+        request.tag, range: range, inOneChunk: inOneChunk, since: MonotonicClock.nanoseconds())
+      // With more requests waiting behind a large one, the answerer takes every other.
+      let isShared = range.count >= Self.sharedByteCountMin && input.byteCount > 0
+      if isShared, connection.handOver(read, self) { return }
+      try self.read(read)
     case .write(let range, let durable):
       try write(request.tag, range, durable: durable, &machine, &input)
     case .writeZeroes(let range, let mayTrim, let durable):
@@ -92,7 +97,7 @@ struct RequestService: Sendable {
     }
   }
 
-  /// The body of the answerer thread: serves parked reads as they are woken.
+  /// The body of the answerer thread: serves parked reads as they are woken, and others that it is handed.
   func answerParkedReads() {
     do throws(ConnectionEnd) {
       while let woken = connection.parked.takeReady() {
@@ -101,18 +106,20 @@ struct RequestService: Sendable {
     } catch {
       // The reader thread finds the socket closed and ends the connection; until then nothing is answered.
       connection.socket.shutdown()
+      while connection.parked.takeReady() != nil {}
     }
   }
 
-  private func answer(_ read: ParkedRead, _ reason: ReadWake) throws(ConnectionEnd) {
+  private func answer(_ read: ParkedRead, _ reason: ReadWake?) throws(ConnectionEnd) {
     switch reason {
-    case .retry:
-      let outcome = try attempt(read, isRetry: true, mayBlock: false) {
+    case .retry, nil:
+      let isRetry = reason != nil
+      let outcome = try attempt(read, isRetry: isRetry, mayBlock: false) {
         connection.parked.waiter(for: read)
       } settled: {
         connection.parked.forget(read)
       }
-      if case .blocked = outcome { try connection.serveBlocking((read, isRetry: true), self) }
+      if case .blocked = outcome { try connection.serveBlocking((read, isRetry: isRetry), self) }
     case .failed(let error):
       connection.parked.forget(read)
       try fail(Refusal(read.tag, error.code, error.message))

@@ -159,12 +159,14 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
   // Sendable: `hasWritten` is guarded by `lock`.
   private let disk: Disk
   private let streams: Streams
+  private let owner: UInt64
   private let lock = Lock()
   private var hasWritten = false
 
   init(_ disk: Disk, _ streams: Streams) {
     self.disk = disk
     self.streams = streams
+    owner = disk.newOwner()
   }
 
   private func noteWrite() {
@@ -180,7 +182,7 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
     mayBlock: Bool, waiter: () -> ReadWaiter
   ) throws(ExportError) -> ReadOutcome {
     do throws(JournalError) {
-      return .served(try disk.readIngest(range, into: &target).map { ReadPiece($0) })
+      return .served(try disk.readIngest(range, into: &target, owner: owner).map { ReadPiece($0) })
     } catch {
       throw ExportError(error)
     }
@@ -228,6 +230,7 @@ private final class IngestSession: ExportSession, @unchecked Sendable {
   }
 
   func close(cleanly: Bool) {
+    disk.forgetReader(owner)
     if lock.withLock({ hasWritten }) { streams.end(disk, cleanly: cleanly) }
   }
 }

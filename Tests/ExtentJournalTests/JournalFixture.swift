@@ -94,11 +94,11 @@ extension Disk {
     try slot.commit(durable: false).wake()
   }
 
-  /// The bytes of `range` as a writer reads them.
-  func bytes(_ range: ByteRange) throws -> [UInt8] {
+  /// The bytes of `range` as a writer reads them, perhaps one that may read in order.
+  func bytes(_ range: ByteRange, owner: UInt64? = nil) throws -> [UInt8] {
     let buffer = AlignedBuffer(byteCount: Int(range.count))
     var target = buffer.mutableBytes
-    _ = try readIngest(range, into: &target)
+    _ = try readIngest(range, into: &target, owner: owner)
     return Array(buffer.raw)
   }
 

@@ -48,10 +48,17 @@ private let diskByteCount = frameCount * frameByteCount
     }
   }
 
-  @Test("a reader in order finds the next frames in the cache")
-  func inOrder() throws {
+  @Test(
+    "a reader in order finds the next frames in the cache, in a view and as a writer",
+    arguments: [false, true])
+  func inOrder(writes: Bool) throws {
     let owner = fixture.disk.newOwner()
     let before = store.readCount
+    func read(_ range: ByteRange, owner: UInt64) throws {
+      guard writes else { return try self.read(range, owner: owner) }
+      let bytes = try fixture.disk.bytes(range, owner: owner)
+      #expect(bytes == Array(content[Int(range.start)..<Int(range.end)]))
+    }
     for piece in 0..<8 as Range<UInt64> {
       try read(ByteRange(offset: piece * 64 << 10, count: 64 << 10), owner: owner)
     }
@@ -88,6 +95,28 @@ private let diskByteCount = frameCount * frameByteCount
     }
     try fixture.close()
     #expect(store.readCount - before == frames.count)
+  }
+
+  @Test("a reader whom two threads serve at once is not helped")
+  func twoThreads() throws {
+    let disk = fixture.disk
+    let owner = disk.newOwner()
+    let failures = JournalFixture.Messages()
+    let before = store.readCount
+    for number in 0..<24 as Range<UInt64> {
+      let range = ByteRange(offset: number * frameByteCount, count: frameByteCount)
+      if number % 2 == 0 {
+        try read(range, owner: owner)
+      } else {
+        let other = WorkerThread(name: "other") {
+          if (try? disk.view(range, owner: owner)) == nil { failures.add("frame \(number)") }
+        }
+        try #require(other).join()
+      }
+    }
+    try fixture.close()
+    #expect(failures.all.isEmpty)
+    #expect(store.readCount - before == 24)
   }
 
   @Test("many readers in order at once, coming and going, each get the whole disk")

@@ -16,6 +16,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
   private var waiters: [ReadWaiter] = []
   private var happened: [String] = []
   private var heldOffset: UInt64?
+  private var heldRead: UInt64?
   private var isFlushHeld = false
   private var flushError: ExportError?
   private var afterReply: AfterReply?
@@ -107,6 +108,15 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
     }
   }
 
+  /// Reads of `offset` block until `releaseRead`.
+  func holdRead(_ offset: UInt64) { lock.withLock { heldRead = offset } }
+  func releaseRead() {
+    lock.withLock {
+      heldRead = nil
+      changed.broadcast()
+    }
+  }
+
   /// Flushes block until `releaseFlush`.
   func holdFlush() { lock.withLock { isFlushHeld = true } }
   func releaseFlush() {
@@ -157,6 +167,7 @@ final class MemoryDisk: ExportDirectory, @unchecked Sendable {
       if !disk.passSource(range, mayBlock: mayBlock) { return .blocks }
       disk.lock.lock()
       defer { disk.lock.unlock() }
+      while disk.heldRead == range.start { disk.changed.wait() }
       if isRetry { disk.happened.append("retry \(range.start)") }
       let sectors = range.coveringSectors
       if (sectors.start..<sectors.end).contains(where: disk.missing.contains) {

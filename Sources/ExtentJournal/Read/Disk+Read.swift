@@ -26,10 +26,11 @@ package enum ViewRead: Sendable {
 
 extension Disk {
   /// Reads what the open generation holds at `range` into `target` (same size). Never waits: what was never written
-  /// is zeroes on a device disk and an error on a snapshot disk.
-  package func readIngest(_ range: ByteRange, into target: inout MutableRawSpan) throws(JournalError)
-    -> [ReadRun]
-  {
+  /// is zeroes on a device disk and an error on a snapshot disk. For an `owner` that reads in order the next frames are
+  /// fetched, until `forgetReader`.
+  package func readIngest(
+    _ range: ByteRange, into target: inout MutableRawSpan, owner: UInt64? = nil
+  ) throws(JournalError) -> [ReadRun] {
     let layer = layer
     let found = try plan(layer, range.coveringSectors)
     try refuseTainted(found)
@@ -39,7 +40,9 @@ extension Disk {
       throw JournalError(
         .failed, "byte \(gap.range.bytes.start) of \(name) has not arrived; read the view to wait for it")
     }
-    return try copy(found, layer, range, into: &target)
+    let runs = try copy(found, layer, range, into: &target)
+    if let owner { journal.readAhead.note(range, of: self, by: owner) }
+    return runs
   }
 
   /// Reads what is stored in `layer`; what is absent is zeroes. For the engine's own comparisons.

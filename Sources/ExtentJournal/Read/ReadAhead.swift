@@ -7,7 +7,8 @@ internal import Threads
 // A reader is one connection (`owner`). Once it has read half a MiB in order, a thread keeps the frame cache filled one
 // to two MiB ahead of it, a MiB at a time, with one read for frames that lie together in a segment. A reader that jumps is
 // left alone until it reads in order again. This pays while there is a processor for it: with as many sequential readers
-// as processors each decompresses for itself, as without it.
+// as processors each decompresses for itself, as without it. Nor does a reader need it whose requests are served by two threads
+// at once, since many are in flight: they have both processors, and decompress without a copy.
 //
 // The memory is the frame cache's. What goes wrong here is not reported: the reader meets it when it gets there.
 final class ReadAhead: @unchecked Sendable {
@@ -39,7 +40,19 @@ final class ReadAhead: @unchecked Sendable {
     var wanted: ByteRange?
     /// When it last read (nanoseconds of MonotonicClock).
     var last: UInt64
+    /// Which thread served its last read, and how many reads ago it was another one, up to `aloneReadsMin`.
+    var thread = pthread_self()
+    var aloneReads = ReadAhead.aloneReadsMin
+
+    mutating func noteThread() {
+      let current = pthread_self()
+      aloneReads = thread == current ? min(aloneReads + 1, ReadAhead.aloneReadsMin) : 0
+      thread = current
+    }
   }
+
+  /// A reader of whose last reads another thread has served one this many reads ago or more is served by one thread.
+  private static let aloneReadsMin = 8
 
   init(frames: FrameReader) {
     self.frames = frames
@@ -64,8 +77,9 @@ final class ReadAhead: @unchecked Sendable {
       stream = Stream(disk: disk, next: range.end, ahead: range.end, last: now)
     }
     stream.last = now
+    stream.noteThread()
     streams[owner] = stream
-    if stream.run >= Self.provenByteCount,
+    if stream.aloneReads == Self.aloneReadsMin, stream.run >= Self.provenByteCount,
       stream.ahead - stream.next <= Self.windowByteCount - Self.portionByteCount,
       stream.wanted == nil, stream.ahead < disk.byteCount
     {
