@@ -5,16 +5,20 @@ struct LiveLine: Sendable {
   /// Nanoseconds between two lines.
   private static let interval: UInt64 = 200_000_000
 
-  /// Runs `body`; meanwhile another thread shows what `text` says, at once and five times a second. Nil says nothing new.
+  /// Runs `body`; meanwhile another thread shows what `text` says, at once and five times a second, for as
+  /// long as it says something: what it throws ends the line and not `body`.
   static func show<Result>(
-    _ text: @escaping @Sendable () -> String?, while body: () throws(ServiceError) -> Result
+    _ text: @escaping @Sendable () throws(ServiceError) -> String,
+    while body: () throws(ServiceError) -> Result
   ) throws(ServiceError) -> Result {
     guard StandardError.isTerminal else { return try body() }
     let end = End()
     let thread = WorkerThread(name: "progress") {
-      repeat {
-        if let line = text() { StandardError.write("\r\(line)\u{1B}[K") }
-      } while !end.comes(within: interval)
+      do throws(ServiceError) {
+        repeat { StandardError.write("\r\(try text())\u{1B}[K") } while !end.comes(within: interval)
+      } catch {
+        // Whoever looks learns from `body` what is wrong.
+      }
     }
     defer {
       end.post()

@@ -9,19 +9,17 @@ extension JournalTools {
     let report: UpkeepReport
     if let daemon = try connect() {
       // The daemon answers when all is done: other connections ask meanwhile.
-      report = try LiveLine.show {
-        (try? statusValue().decoded(as: JournalStatus.self)).map {
-          CompactionText.line(segmentBytes: $0.segmentBytes, liveBytes: $0.liveBytes ?? 0)
-        }
+      report = try LiveLine.show { () throws(ServiceError) in
+        let status = try statusValue().decoded(as: JournalStatus.self)
+        return CompactionText.line(segmentBytes: status.segmentBytes, liveBytes: status.liveBytes ?? 0)
       } while: { () throws(ServiceError) in
         try daemon.execute("compact", ["recompress": .bool(recompressing)]).decoded(as: UpkeepReport.self)
       }
     } else {
       report = try whileOpen { (journal) throws(ServiceError) in
-        try LiveLine.show {
-          (try? journal.spaceStatus()).map {
-            CompactionText.line(segmentBytes: $0.segmentBytes, liveBytes: $0.liveBytes)
-          }
+        try LiveLine.show { () throws(ServiceError) in
+          let space = try reportingJournalErrors { () throws(JournalError) in try journal.spaceStatus() }
+          return CompactionText.line(segmentBytes: space.segmentBytes, liveBytes: space.liveBytes)
         } while: { () throws(ServiceError) in
           try reportingJournalErrors { () throws(JournalError) in
             try journal.upkeep(recompresses: recompressing)
