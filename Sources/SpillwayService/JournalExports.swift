@@ -17,14 +17,16 @@ struct JournalExports: ExportDirectory {
   private let showsIngest: Bool
   private let streams: Streams
   private let rules: ViewRules
+  private let tlsOnly: Set<String>
 
   /// The exports of `journal` for a listening socket that shows everything (`showsIngest`) or only views. All
-  /// directories of a journal share `streams`.
-  init(journal: Journal, showsIngest: Bool, streams: Streams, rules: ViewRules) {
+  /// directories of a journal share `streams`. All exports of the disks `tlsOnly` are only for clients behind TLS.
+  init(journal: Journal, showsIngest: Bool, streams: Streams, rules: ViewRules, tlsOnly: Set<String>) {
     self.journal = journal
     self.showsIngest = showsIngest
     self.streams = streams
     self.rules = rules
+    self.tlsOnly = tlsOnly
   }
 
   /// What an export name means.
@@ -33,6 +35,12 @@ struct JournalExports: ExportDirectory {
     /// A view, and what it is called behind the `@`.
     case view(Disk, String)
     case past(Disk, PastName)
+
+    var disk: Disk {
+      switch self {
+      case .ingest(let disk), .view(let disk, _), .past(let disk, _): disk
+      }
+    }
   }
 
   private func resolve(_ name: String) -> Target? {
@@ -56,18 +64,21 @@ struct JournalExports: ExportDirectory {
   }
 
   private func describe(_ target: Target) -> ExportDescription {
-    switch target {
-    case .ingest(let disk):
-      ExportDescription(
-        name: disk.name, text: "takes the stream of disk \(disk.name) (\(disk.mode.rawValue))",
-        byteCount: disk.byteCount, isReadOnly: false, minimumBlock: disk.mode == .snapshot ? 512 : 1)
-    case .past(let disk, let name): PastExport.describe(name, of: disk)
-    case .view(let disk, let generation):
-      ExportDescription(
-        name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
-        isReadOnly: !rules.allowRelease, minimumBlock: 1, takesOnlyTrims: rules.allowRelease,
-        contexts: ViewContext.names(for: disk, in: journal))
-    }
+    var export =
+      switch target {
+      case .ingest(let disk):
+        ExportDescription(
+          name: disk.name, text: "takes the stream of disk \(disk.name) (\(disk.mode.rawValue))",
+          byteCount: disk.byteCount, isReadOnly: false, minimumBlock: disk.mode == .snapshot ? 512 : 1)
+      case .past(let disk, let name): PastExport.describe(name, of: disk)
+      case .view(let disk, let generation):
+        ExportDescription(
+          name: "\(disk.name)@\(generation)", text: Self.text(disk, generation), byteCount: disk.byteCount,
+          isReadOnly: !rules.allowRelease, minimumBlock: 1, takesOnlyTrims: rules.allowRelease,
+          contexts: ViewContext.names(for: disk, in: journal))
+      }
+    export.requiresTLS = tlsOnly.contains(target.disk.name)
+    return export
   }
 
   private static func text(_ disk: Disk, _ generation: String) -> String {

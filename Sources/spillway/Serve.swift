@@ -127,6 +127,11 @@ struct Serve: ParsableCommand {
   @Flag(help: "Serve only clients whose certificate ca-cert.pem has signed.")
   var tlsVerifyPeer = false
 
+  @Option(
+    help: ArgumentHelp(
+      "With --tls on: hide a disk and its views from clients without TLS.", valueName: "NAME"))
+  var tlsOnly: [String] = []
+
   @Option(help: ArgumentHelp("NBD connections served at once. Default: 4096", valueName: "N"))
   var maxConnections: String?
 
@@ -160,6 +165,7 @@ struct Serve: ParsableCommand {
     arguments.tlsCertificates = tlsCertificates
     arguments.tlsKeys = tlsPsk
     arguments.tlsVerifyPeer = tlsVerifyPeer
+    arguments.tlsOnly = tlsOnly
     arguments.maximumConnections = maxConnections
     return arguments
   }

@@ -47,6 +47,46 @@ extension EndToEnd {
       try daemon.shutDown()
     }
 
+    @Test(
+      "a disk for TLS only is hidden from clients in the clear, who have the other one, and is as any other behind TLS"
+    )
+    func tlsOnly() throws {
+      let keys = directory.file("keys.psk")
+      try "alice:00112233445566778899aabbccddeeff\n".write(toFile: keys, atomically: true, encoding: .utf8)
+      let daemon = try SpillwayDaemon(
+        journal: journal, disks: ["vda=8M", "vdb=8M"], in: directory,
+        ["--tls", "on", "--tls-psk", keys, "--tls-only", "vdb"])
+      let ready = try daemon.child.waitForErrorLine(
+        containing: "ready", "nbds+unix:///vdb?socket=", within: .seconds(60))
+      #expect(ready.contains("nbd+unix:///vda?socket=") && !ready.contains("nbd+unix:///vdb"))
+      for export in [daemon.ingestURI("vdb"), daemon.viewURI("vdb@live")] {
+        let info = try Program.nbdinfo.start(["--size", export]).finish()
+        #expect(info.status != .exited(0) && info.errorLines.joined().contains("TLS"), "\(info.errorLines)")
+        #expect(try Program.qemuImg.start(["info", "-f", "raw", export]).finish().status != .exited(0))
+      }
+      let socket = daemon.ingestURI("").split(separator: "=").last!
+      func list(_ uri: String) throws -> [String] {
+        try Program.nbdinfo.run(["--list", uri]).outputText.split(separator: "\n")
+          .filter { $0.hasPrefix("export=") }.map { String($0.dropFirst(8).dropLast(2)) }
+      }
+      #expect(try list("nbd+unix:///?socket=\(socket)") == ["vda", "vda@live"])
+      let secured = "nbds+unix://alice@/?socket=\(socket)&tls-psk-file=\(keys)"
+      #expect(try list(secured) == ["vda", "vda@live", "vdb", "vdb@live"])
+      try LibNBD.run("h.pwrite(b'a' * 4096, 0)", daemon.ingestURI("vda"))
+      let credentials = "tls-creds-psk,id=tls,endpoint=client,username=alice,dir=\(directory.path)"
+      let image =
+        "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=\(socket),file.export=vdb,file.tls-creds=tls"
+      try Program.qemuImg.run(["info", "--object", credentials, "--image-opts", image])
+      let wrong = try Spillway.run(
+        [
+          "serve", "-j", journal + "2", "--disk", "vda=8M", "--tls", "on", "--tls-psk", keys, "--tls-only",
+          "vdc",
+        ],
+        within: .seconds(60))
+      #expect(wrong.status == .exited(2) && wrong.errorLines.joined().contains("--tls-only vdc"))
+      try daemon.shutDown()
+    }
+
     @Test("certificates that are not there end the start with their name")
     func missingCertificates() throws {
       let result = try Spillway.run(

@@ -89,6 +89,18 @@ import Testing
       ])
   }
 
+  @Test("the URIs of a disk that is served behind TLS only say so")
+  func securedEndpoints() {
+    let (listen, view) = (ListenAddress.tcp(host: "h", port: 1), ListenAddress.unix(path: "/v"))
+    let endpoints = Endpoints(listen: [listen], view: [view], disks: ["a", "b"], secured: ["b"])
+    #expect(
+      endpoints.readyLine
+        == "ready: nbd://h:1/a nbds://h:1/b nbd+unix:///a@live?socket=/v nbds+unix:///b@live?socket=/v")
+    #expect(
+      Endpoints(listen: [listen], view: [view], disks: ["b", "a"], secured: ["b"]).variables["view_uri"]
+        == "nbds+unix:///b@live?socket=/v")
+  }
+
   @Test("without a unix socket the variable is there and empty")
   func noUnixSocket() {
     let tcp = ListenAddress.tcp(host: "h", port: 1)

@@ -153,7 +153,22 @@ import Testing
       $0.tlsKeys = "/keys"
     }
     #expect(keyed.tls?.isRequired == false && keyed.tls?.secret == .keys(file: "/keys"))
+    #expect(keyed.tls?.isRequired(for: "vda") == false && certified.tls?.isRequired(for: "vda") == true)
     #expect(try configuration { $0.tls = "off" }.tls == nil)
+  }
+
+  @Test("disks that are served behind TLS only are disks that exist")
+  func tlsOnly() throws {
+    let tls = try #require(
+      try configuration {
+        $0.tls = "on"
+        $0.tlsKeys = "/keys"
+        $0.tlsOnly = ["vdb", "vdc"]
+      }.tls)
+    #expect(["vda", "vdb", "vdc"].map { tls.isRequired(for: $0) } == [false, true, true])
+    try tls.check(["vdc", "vda", "vdb"])
+    let error = #expect(throws: ServiceError.self) { try tls.check(["vda", "vdb"]) }
+    #expect(error?.status == .usage && error?.message.contains("--tls-only vdc") == true)
   }
 
   @Test(
@@ -169,6 +184,12 @@ import Testing
         $0.tls = "require"
         $0.tlsKeys = "k"
         $0.tlsVerifyPeer = true
+      },
+      { $0.tlsOnly = ["vda"] },
+      {
+        $0.tls = "on"
+        $0.tlsKeys = "k"
+        $0.tlsOnly = ["vda@live"]
       },
     ] as [@Sendable (inout ServeArguments) -> Void])
   func wrongTLS(change: @escaping @Sendable (inout ServeArguments) -> Void) {

@@ -56,6 +56,8 @@ package struct ServeArguments: Sendable {
   package var tlsKeys: String?
   /// `--tls-verify-peer`.
   package var tlsVerifyPeer = false
+  /// `--tls-only`, in order.
+  package var tlsOnly: [String] = []
   /// `--max-connections`.
   package var maximumConnections: String?
 

@@ -5,6 +5,8 @@ package import NBDServer
 package struct TLSSpecification: Sendable, Equatable {
   /// Whether clients have to use TLS, or only may.
   package var isRequired: Bool
+  /// The disks that are served only to clients that use it.
+  package var onlyDisks: Set<String>
   /// What the server proves itself with.
   package var secret: Secret
 
@@ -22,11 +24,16 @@ package struct TLSSpecification: Sendable, Equatable {
     }
     let hasCompanion =
       arguments.tlsCertificates != nil || arguments.tlsKeys != nil || arguments.tlsVerifyPeer
+      || !arguments.tlsOnly.isEmpty
     guard policy != .off else {
-      if hasCompanion { throw .usage("certificates and keys need --tls on or --tls require") }
+      if hasCompanion { throw .usage("certificates, keys and --tls-only need --tls on or --tls require") }
       return nil
     }
     isRequired = policy == .require
+    onlyDisks = []
+    for disk in arguments.tlsOnly {
+      onlyDisks.insert(try DiskSpecification.checkedName(disk, context: "--tls-only \(disk)"))
+    }
     switch (arguments.tlsCertificates, arguments.tlsKeys) {
     case (let directory?, nil):
       secret = .certificates(
@@ -40,6 +47,17 @@ package struct TLSSpecification: Sendable, Equatable {
     case (_?, _?): throw .usage("--tls-certificates and --tls-psk exclude each other")
     }
   }
+
+  /// Fails when a disk that is to be served only behind TLS is none of `disks`: a typing error must not serve the one that
+  /// was meant in the clear.
+  package func check(_ disks: [String]) throws(ServiceError) {
+    if let missing = onlyDisks.sorted().first(where: { !disks.contains($0) }) {
+      throw .usage("--tls-only \(missing): there is no such disk")
+    }
+  }
+
+  /// Whether clients of the exports of `disk` have to use TLS.
+  package func isRequired(for disk: String) -> Bool { isRequired || onlyDisks.contains(disk) }
 
   /// Reads the certificates, or makes sure that the keys can be read.
   package func load() throws(ServiceError) -> TLSSettings {

@@ -51,6 +51,7 @@ package final class Daemon {
       try SessionResolution(journal, log).run(except: nil)
       let disks = try openDisks(of: journal)
       try interests.check(disks)
+      try configuration.tls?.check(disks.map(\.name))
       try reportingJournalErrors { () throws(JournalError) in try journal.applyRetention() }
       for disk in disks { try interests.apply(to: disk) }
       let server = try AdminServer(path: configuration.adminPath, log: log) {
@@ -118,8 +119,8 @@ package final class Daemon {
     let sources = try DiskSources(
       configuration.sources, monitor: configuration.monitor, disks: disks, log: log.forJournal)
     let server = JournalServer(
-      journal, maximumConnections: configuration.maximumConnections, tls: tls, rules: configuration.rules,
-      log: log)
+      journal, maximumConnections: configuration.maximumConnections, tls: tls,
+      tlsOnly: configuration.tls?.onlyDisks ?? [], rules: configuration.rules, log: log)
     defer {
       journal.stopWaiting()
       sources.interrupt()
@@ -132,8 +133,9 @@ package final class Daemon {
     let pidFile = try configuration.pidFile.map { path throws(ServiceError) in try PIDFile(writingTo: path) }
     defer { pidFile?.remove() }
 
-    let endpoints = Endpoints(
-      listen: listen, view: view, disks: disks.map(\.name), isSecure: tls?.policy == .require)
+    let names = disks.map(\.name)
+    let secured = names.filter { configuration.tls?.isRequired(for: $0) ?? false }
+    let endpoints = Endpoints(listen: listen, view: view, disks: names, secured: Set(secured))
     StandardError.printLine(endpoints.readyLine)
     let command = try startCommand(endpoints, settings, stop)
     // After the start of COMMAND, so that no client's descriptor can slip into it; until here they queue.

@@ -8,17 +8,20 @@ struct JournalServer {
   private let everything: JournalExports
   private let views: JournalExports
 
-  /// A server of `journal` that listens nowhere yet.
+  /// A server of `journal` that listens nowhere yet. The disks `tlsOnly` are served to clients behind TLS only.
   init(
-    _ journal: Journal, maximumConnections: Int, tls: TLSSettings? = nil, rules: ViewRules, log: Logger
+    _ journal: Journal, maximumConnections: Int, tls: TLSSettings? = nil, tlsOnly: Set<String> = [],
+    rules: ViewRules, log: Logger
   ) {
     var options = ServerOptions()
     options.connectionsMax = maximumConnections
     options.tls = tls
     server = Server(options: options, log: log.forServer)
     let streams = Streams(log: log.forJournal)
-    everything = JournalExports(journal: journal, showsIngest: true, streams: streams, rules: rules)
-    views = JournalExports(journal: journal, showsIngest: false, streams: streams, rules: rules)
+    everything = JournalExports(
+      journal: journal, showsIngest: true, streams: streams, rules: rules, tlsOnly: tlsOnly)
+    views = JournalExports(
+      journal: journal, showsIngest: false, streams: streams, rules: rules, tlsOnly: tlsOnly)
   }
 
   /// Serves the exports (`viewsOnly`: the views) at `address`, replacing the socket that a dead process left
