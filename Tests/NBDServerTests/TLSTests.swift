@@ -200,7 +200,7 @@ struct TLSTests {
     #expect(lines.suffix(4) == ["EINVAL", "ENOSPC", "EINVAL", "done"], "\(outcome.output)")
   }
 
-  @Test("qemu-img takes certificates over TCP and compares")
+  @Test("qemu-img proves itself with a certificate over TCP, and copies")
   func qemu() throws {
     let disk = MemoryDisk(byteCount: 2 << 20)
     disk.content = (0..<2 << 20).map { UInt8(truncatingIfNeeded: $0 / 3) }
