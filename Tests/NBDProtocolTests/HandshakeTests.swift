@@ -68,6 +68,33 @@ struct HandshakeTests {
     #expect(!shell.machine.isTransmitting)
   }
 
+  @Test("INFO and a GO after it give the same answers, whatever was agreed on")
+  func infoThenGo() {
+    for agreed in [
+      { _ in }, { $0.option(8) }, { $0.option(11) },
+      {
+        $0.option(11)
+        $0.contexts(10, "disk", ["base:allocation"])
+      },
+    ] as [(inout ClientStream) -> Void] {
+      let shell = negotiate { stream in
+        agreed(&stream)
+        stream.go("disk", infos: [1, 2, 3, 77], option: 6)
+        stream.go("disk", infos: [1, 2, 3, 77])
+      }
+      var both = Array(shell.sent.suffix(2))
+      // The replies differ only in the option that they say they answer.
+      for index in both.indices {
+        var start = 0
+        while start < both[index].count {
+          both[index].replaceSubrange(start + 8..<start + 12, with: [0, 0, 0, 0])
+          start += 20 + Int(both[index].bigEndian(at: start + 16, as: UInt32.self)!)
+        }
+      }
+      #expect(both[0] == both[1] && shell.machine.isTransmitting)
+    }
+  }
+
   @Test("a read-only export offers neither TRIM nor WRITE_ZEROES")
   func readOnlyFlags() {
     let shell = negotiate { $0.go("view") }

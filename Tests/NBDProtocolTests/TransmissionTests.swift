@@ -48,7 +48,8 @@ struct TransmissionTests {
     // WRITE_ZEROES
     Case(type: 6, flags: 3, error: nil), Case(type: 6, offset: size, error: .noSpace),
     Case(type: 6, flags: 16, error: nil), Case(type: 6, flags: 32, error: .invalid),
-    Case(type: 6, export: "view", error: .notPermitted),
+    Case(type: 6, export: "view", error: .notPermitted), Case(type: 6, length: 0, error: .invalid),
+    Case(type: 6, length: .max, export: "big", error: nil),
     // BLOCK_STATUS
     Case(type: 7, error: nil), Case(type: 7, flags: 8, error: nil), Case(type: 7, flags: 2, error: .invalid),
     Case(type: 7, offset: size, error: .invalid), Case(type: 7, structured: false, error: .invalid),

@@ -142,6 +142,42 @@ struct ConnectionTests {
     }
   }
 
+  @Test("of a TCP client replies are sent at once, and its death is noticed")
+  func socketOptions() throws {
+    let bench = try Bench(MemoryDisk())
+    defer { bench.close() }
+    let address = try bench.server.listen(on: .tcp(host: "127.0.0.1", port: 0), directory: MemoryDisk())
+    guard case .tcp(_, let port) = address else { return }
+    let client = try RawClient(tcp: port)
+    try client.go()
+    // The server is in this process: its end is the socket whose peer is the client.
+    let own = try #require(Self.ports(of: client.descriptor)?.own)
+    let server = try #require((0..<1 << 16).first { Self.ports(of: $0)?.peer == own })
+    func option(_ level: Int32, _ option: Int32) -> Int32 {
+      var (value, length) = (Int32(0), socklen_t(4))
+      return getsockopt(server, level, option, &value, &length) == 0 ? value : -1
+    }
+    #expect(option(Int32(IPPROTO_TCP), TCP_NODELAY) == 1)
+    #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 1)
+    #expect(option(Int32(IPPROTO_TCP), TCP_KEEPIDLE) == 60 && option(Int32(IPPROTO_TCP), TCP_KEEPINTVL) == 10)
+  }
+
+  /// The ports at both ends of an IPv4 socket.
+  private static func ports(of descriptor: Int32) -> (own: UInt16, peer: UInt16)? {
+    func port(_ call: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32)
+      -> UInt16?
+    {
+      var (address, length) = (sockaddr_in(), socklen_t(MemoryLayout<sockaddr_in>.size))
+      let code = withUnsafeMutablePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { call(descriptor, $0, &length) }
+      }
+      return code == 0 && address.sin_family == sa_family_t(AF_INET)
+        ? UInt16(bigEndian: address.sin_port) : nil
+    }
+    guard let own = port(getsockname), let peer = port(getpeername) else { return nil }
+    return (own, peer)
+  }
+
   @Test("listeners of one server may show different exports")
   func directories() throws {
     let bench = try Bench(MemoryDisk())
