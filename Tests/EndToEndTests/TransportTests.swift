@@ -157,6 +157,23 @@ extension EndToEnd {
       try daemon.shutDown()
     }
 
+    // One machine is both sides when its kernel has the module vsock_loopback loaded.
+    @Test(
+      "libnbd connects over vsock",
+      .enabled(
+        if: access("/sys/module/vsock_loopback", F_OK) == 0,
+        "vsock_loopback is not loaded: no vsock to oneself"))
+    func vsockLoopback() throws {
+      let port = 20_000 + getpid() % 20_000
+      let daemon = try SpillwayDaemon(
+        journal: journal, disks: ["vda=8M"], in: directory, ["--listen", "vsock:any:\(port)"])
+      let uri = "nbd+vsock://1:\(port)/vda"
+      try LibNBD.run(
+        "h.pwrite(b'x' * 65536, 512); assert h.pread(65536, 512) == b'x' * 65536; h.shutdown()", uri)
+      #expect(try Program.nbdinfo.run(["--size", uri]).outputText == "8388608\n")
+      try daemon.shutDown()
+    }
+
     @Test("SIGTERM waits for COMMAND, a second one ends at once, and nothing acknowledged is lost")
     func secondSignal() throws {
       let pidFile = directory.file("command.pid")
