@@ -26,6 +26,9 @@ final class Bench {
       }
     }
 
+    /// How many lines contain `part`.
+    func count(of part: String) -> Int { lock.withLock { all.count { $0.contains(part) } } }
+
     /// Waits until a line contains `part`. False after 20 seconds.
     func wait(for part: String) -> Bool {
       let deadline = MonotonicClock.nanoseconds() + 20_000_000_000
@@ -70,4 +73,6 @@ final class Bench {
   }
 
   func wait(forLog part: String) -> Bool { lines.wait(for: part) }
+
+  func logCount(of part: String) -> Int { lines.count(of: part) }
 }
