@@ -16,11 +16,14 @@ internal import Threads
 @safe final class TLSSession: @unchecked Sendable {
   // Sendable: `session` is used under `lock` alone; `record` and `pendingByteCount` are the sender's, of whom there is one
   // at a time (ReplyChannel's lock).
+  // SAFETY: `session` lives from init to deinit, as do the credentials that it refers to; each call for it is made under `lock`
+  // and keeps no pointer that it is given.
   private let session: gnutls_session_t
   private let credentials: TLSCredentials
   private let descriptor: Int32
   private let lock = Lock()
-  private let record = AlignedBuffer(byteCount: recordByteCount)
+  /// What is being sent: an idle connection has none.
+  private var record: AlignedBuffer?
   /// How many bytes the record has that GnuTLS took and the socket did not, or not all of.
   private var pendingByteCount = 0
 
@@ -45,9 +48,11 @@ internal import Threads
     unsafe gnutls_transport_set_int2(session, descriptor, descriptor)
   }
 
+  // SAFETY: nobody has a reference any more; the credentials are released after it.
   deinit { unsafe gnutls_deinit(session) }
 
   /// What a GnuTLS code means.
+  // SAFETY: GnuTLS's texts are constants, and every code has one.
   static func text(_ code: Int32) -> String { unsafe String(cString: gnutls_strerror(code)) }
 
   /// Agrees with the client on keys, no later than `deadline` (nanoseconds of `MonotonicClock`). A client that is not
@@ -117,7 +122,9 @@ internal import Threads
   /// Sends some of `vectors`, as `Socket.send` does. What it did not return as sent has to be asked for again, unchanged.
   func send(_ vectors: UnsafeMutableBufferPointer<iovec>, seconds: Int) throws(SocketError) -> Int? {
     let isNew = pendingByteCount == 0
-    if isNew { unsafe pendingByteCount = gather(vectors) }
+    let record = self.record ?? AlignedBuffer(byteCount: Self.recordByteCount)
+    self.record = record
+    if isNew { unsafe pendingByteCount = gather(vectors, into: record) }
     var code = lock.withLock {
       // SAFETY: GnuTLS copies what it takes; nil and 0 ask it to go on with what it has taken.
       unsafe gnutls_record_send(session, isNew ? record.raw.baseAddress : nil, isNew ? pendingByteCount : 0)
@@ -128,11 +135,14 @@ internal import Threads
     }
     guard code > 0 else { throw Self.error(Int32(code), "TLS") }
     pendingByteCount = 0
+    self.record = nil
     return code
   }
 
   /// Copies as much of `vectors` as a record holds.
-  private func gather(_ vectors: UnsafeMutableBufferPointer<iovec>) -> Int {
+  private func gather(
+    _ vectors: UnsafeMutableBufferPointer<iovec>, into record: AlignedBuffer
+  ) -> Int {
     var count = 0
     for index in vectors.indices {
       let vector = unsafe vectors[index]
