@@ -3,6 +3,7 @@ internal import Glibc
 
 /// The bound sockets of one address. Closes them, and removes its socket file, when it goes.
 struct ListeningSockets: ~Copyable {
+  // SAFETY: what a system call is given by address lives until it returns; of texts none keeps a pointer.
   /// The address with the port that was given.
   let address: ListenAddress
   /// One descriptor for each address that the host has.

@@ -25,6 +25,7 @@ struct SocketError: Error {
 final class Socket: @unchecked Sendable {
   // Sendable: `tls` is set by the reader thread before there is another one of the connection; who else holds the socket
   // then only asks whether it is gone, or shuts it down.
+  // SAFETY: what a system call is given by address lives until it returns.
   private let descriptor: Int32
   private var tls: TLSSession?
 

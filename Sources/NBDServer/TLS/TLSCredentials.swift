@@ -29,6 +29,8 @@ package struct TLSSettings: Sendable {
 /// Certificates or keys, loaded once and used by every session.
 @safe package final class TLSCredentials: @unchecked Sendable {
   // Sendable: constants, which GnuTLS only reads once they are set up.
+  // SAFETY: both pointers are made by init and freed by deinit alone; each session keeps this object alive. Texts that go to C are
+  // alive during the call.
   @safe private enum Secret {
     case certificates(gnutls_certificate_credentials_t, verifiesPeer: Bool)
     case keys(gnutls_psk_server_credentials_t)
@@ -40,6 +42,7 @@ package struct TLSSettings: Sendable {
   /// The certificates in `directory`. With `verifyingPeer` only clients with a certificate that the authority there has
   /// signed get in.
   package init(certificates directory: String, verifyingPeer: Bool) throws(ServerError) {
+    // SAFETY: `credentials` are freed here when something throws, and belong to `secret` otherwise.
     var made: gnutls_certificate_credentials_t?
     try unsafe Self.check(gnutls_certificate_allocate_credentials(&made), "TLS")
     guard let credentials = unsafe made else { throw ServerError("TLS: no memory for credentials") }
@@ -73,6 +76,7 @@ package struct TLSSettings: Sendable {
     let isDirectory = unsafe stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
     let file = isDirectory ? path + "/keys.psk" : path
     try Self.requireReadable(file)
+    // SAFETY: as above.
     var made: gnutls_psk_server_credentials_t?
     try unsafe Self.check(gnutls_psk_allocate_server_credentials(&made), "TLS")
     guard let credentials = unsafe made else { throw ServerError("TLS: no memory for credentials") }
@@ -87,6 +91,7 @@ package struct TLSSettings: Sendable {
   }
 
   deinit {
+    // SAFETY: sessions hold this object, so none uses the credentials any more.
     switch secret {
     case .certificates(let credentials, _): unsafe gnutls_certificate_free_credentials(credentials)
     case .keys(let credentials): unsafe gnutls_psk_free_server_credentials(credentials)
@@ -96,6 +101,7 @@ package struct TLSSettings: Sendable {
 
   /// Sets a new server session up. These credentials have to outlive it.
   func apply(to session: gnutls_session_t) -> Int32 {
+    // SAFETY: the session refers to priority and credentials until it is freed, and its owner keeps this object until then.
     let code = unsafe gnutls_priority_set(session, priority)
     if code < 0 { return code }
     switch secret {
@@ -113,6 +119,7 @@ package struct TLSSettings: Sendable {
 
   /// TLS 1.2 and 1.3, with what else `more` allows.
   private static func priority(_ more: String) throws(ServerError) -> gnutls_priority_t {
+    // SAFETY: GnuTLS keeps no pointer into the text.
     var made: gnutls_priority_t?
     try unsafe check(gnutls_priority_init(&made, "NORMAL:-VERS-TLS1.0:-VERS-TLS1.1" + more, nil), "TLS")
     guard let priority = unsafe made else { throw ServerError("TLS: no memory for priorities") }
