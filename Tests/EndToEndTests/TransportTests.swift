@@ -157,6 +157,36 @@ extension EndToEnd {
       try daemon.shutDown()
     }
 
+    @Test("clients that take all the connections there are take no descriptor from the journal")
+    func crowded() throws {
+      let socket = directory.file("i.sock")
+      let daemon = try ChildProcess(
+        "/bin/sh",
+        [
+          "-c", "ulimit -n 300; exec \"$0\" \"$@\"", try Spillway.path(), "serve", "-j", journal, "--disk",
+          "vda=8M",
+          "--listen", "unix:\(socket)",
+        ])
+      try daemon.waitForErrorLine(containing: "ready", within: .seconds(60))
+      // Each flush opens files. Who is not let in is hung up on, which shows that all have been seen.
+      try LibNBD.startUnconnected(
+        """
+        import socket
+        h = connect("nbd+unix:///vda?socket=" + uris[0])
+        crowd = [socket.socket(socket.AF_UNIX) for n in range(400)]
+        for one in crowd: one.connect(uris[0])
+        closed = sum(1 for one in crowd if one.recv(1) == b"")
+        assert closed >= 200, closed
+        for turn in range(50):
+            data = random.randbytes(4096); h.pwrite(data, turn * 4096); h.flush()
+            assert h.pread(4096, turn * 4096) == data
+        h.shutdown()
+        """, socket
+      ).finish(within: .seconds(60)).succeeded()
+      daemon.send(SIGTERM)
+      #expect(try daemon.finish(within: .seconds(60)).status == .exited(0))
+    }
+
     // One machine is both sides when its kernel has the module vsock_loopback loaded.
     @Test(
       "libnbd connects over vsock",

@@ -119,7 +119,7 @@ package final class Daemon {
     let sources = try DiskSources(
       configuration.sources, monitor: configuration.monitor, disks: disks, log: log.forJournal)
     let server = JournalServer(
-      journal, maximumConnections: configuration.maximumConnections, tls: tls,
+      journal, maximumConnections: servedConnections(settings), tls: tls,
       tlsOnly: configuration.tls?.onlyDisks ?? [], rules: configuration.rules, log: log)
     defer {
       journal.stopWaiting()
@@ -185,12 +185,24 @@ package final class Daemon {
     }
   }
 
+  /// What the journal needs beside the connections: segments, index, ring, sockets.
+  private static let descriptorsKept = 256
+
+  /// How many connections are served. They never take the descriptors that the journal needs: one that cannot open a segment
+  /// takes no more writes, and a crowd of clients would do that to all others.
+  private func servedConnections(_ settings: ProcessSettings) -> Int {
+    guard let openFiles = settings.openFiles else { return configuration.maximumConnections }
+    let left = max(Int(openFiles) - Self.descriptorsKept, Int(openFiles) / 2)
+    return min(configuration.maximumConnections, max(1, left))
+  }
+
   private func warnAboutOpenFiles(_ settings: ProcessSettings) {
-    // Beside the connections: segments, index, ring, sockets.
-    let needed = UInt64(configuration.maximumConnections) + 256
-    if let openFiles = settings.openFiles, UInt64(openFiles) < needed {
+    let served = servedConnections(settings)
+    if let openFiles = settings.openFiles, served < configuration.maximumConnections {
+      let needed = configuration.maximumConnections + Self.descriptorsKept
       log.warning(
-        "\(openFiles) open files are allowed and \(needed) may be needed; raise the limit (ulimit -Hn)")
+        "\(openFiles) open files are allowed and \(needed) may be needed: \(served) connections are served; raise the limit (ulimit -Hn)"
+      )
     }
   }
 }
