@@ -28,8 +28,8 @@ extension Journal {
   ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
     {
       var segments: UInt64 = 0
-      if case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) {
-        segments = usage.byteCount
+      if case .success(let bytes) = Result(catching: { () throws(FileError) in try store.ownedByteCount() }) {
+        segments = bytes
       }
       return (segments, index.usedByteCount + pastIndexes.byteCount)
     }

@@ -265,10 +265,11 @@ final class Indexer: @unchecked Sendable {
   /// How many bytes of segments the index may be behind.
   private func storedBytesDue() -> UInt64 {
     let range = Self.storedBytesRange
-    guard case .success(let usage) = Result(catching: { () throws(JournalError) in try store.usage() }) else {
+    guard case .success(let bytes) = Result(catching: { () throws(FileError) in try store.ownedByteCount() })
+    else {
       return range.lowerBound
     }
-    return min(max(usage.byteCount / 32, range.lowerBound), range.upperBound)
+    return min(max(bytes / 32, range.lowerBound), range.upperBound)
   }
 
   private func waitForWork(

@@ -4,13 +4,15 @@ internal import Threads
 
 /// The segment files of a journal: names, superblocks, and open files for reading.
 final class SegmentStore: @unchecked Sendable {
-  // Sendable: `open` and `lastNumber` are guarded by `lock`.
+  // Sendable: `open`, `lastNumber` and `sizes` are guarded by `lock`.
   let files: any FileStore
   private let journal: JournalUUID
   private let lock = Lock()
   private var open: [UInt64: OpenSegment] = [:]
   /// The highest number that was ever given to a segment.
   private var lastNumber: UInt64 = 0
+  /// Nil before the owner has asked.
+  private var sizes: SegmentSizes?
 
   /// Most files kept open for reading.
   private static let openMax = 256
@@ -84,6 +86,37 @@ final class SegmentStore: @unchecked Sendable {
     } catch {
       throw JournalError(error)
     }
+  }
+
+  /// The bytes that the segments take, for the owner of the journal, who asks with every batch: the filesystem is asked only
+  /// about those that may have changed, however many there are.
+  func ownedByteCount() throws(FileError) -> UInt64 {
+    let known = try lock.withLock { () throws(FileError) in
+      if let sizes { return (sizes.unsettled, sizes.settledByteCount, sizes.version) }
+      var all = SegmentSizes()
+      for kind in SegmentKind.allCases {
+        for number in try list(kind) { all.add(SegmentSizes.Key(number: number, kind: kind)) }
+      }
+      sizes = all
+      return (all.unsettled, 0, all.version)
+    }
+    let (unsettled, settledByteCount, version) = known
+    var found: [SegmentSizes.Key: UInt64] = [:]
+    for key in unsettled {
+      do throws(FileError) {
+        found[key] = try allocatedByteCount(key.number, key.kind)
+      } catch {
+        // Upkeep has removed it meanwhile.
+        guard error.isMissing else { throw error }
+      }
+    }
+    lock.withLock { sizes?.settle(found, asOf: version) }
+    return settledByteCount + found.values.reduce(0, +)
+  }
+
+  /// The segment takes more or less than before, though it is not the newest of its kind: call it behind the change.
+  func noteChange(_ number: UInt64, _ kind: SegmentKind) {
+    lock.withLock { sizes?.unsettle(SegmentSizes.Key(number: number, kind: kind)) }
   }
 
   /// The segment `number`, opened and its superblock checked. `.damaged` when that is not right.
@@ -161,6 +194,7 @@ final class SegmentStore: @unchecked Sendable {
   func remove(_ number: UInt64, _ kind: SegmentKind = .fresh) throws(FileError) {
     lock.withLock { open[number] = nil }
     try files.unlink(Self.name(number, kind))
+    lock.withLock { sizes?.remove(SegmentSizes.Key(number: number, kind: kind)) }
   }
 
   /// Creates a segment with the next number and a new salt. Its name is durable only after `syncNames`.
@@ -196,6 +230,7 @@ final class SegmentStore: @unchecked Sendable {
     }
     let segment = OpenSegment(file: file, superblock: superblock)
     keep(number, segment)
+    lock.withLock { sizes?.add(SegmentSizes.Key(number: number, kind: kind)) }
     return segment
   }
 

@@ -210,6 +210,7 @@ extension Upkeep {
   private func punch(_ number: UInt64, _ runs: [Range<UInt64>]) throws(JournalError) {
     let segment = try store.segment(number)
     do throws(FileError) {
+      defer { if let kind = usage[number]?.kind { store.noteChange(number, kind) } }
       for run in runs { try segment.file.punch(run) }
     } catch {
       guard error.isUnsupported else { throw failure(error) }

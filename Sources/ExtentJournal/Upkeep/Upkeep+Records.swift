@@ -64,6 +64,7 @@ extension Upkeep {
     case .success(let segment):
       guard let inventory = try SegmentInventory.read(segment) else { return nil }
       if !inventory.isSealed {
+        defer { store.noteChange(number, .moved) }
         do throws(FileError) {
           try segment.file.truncate(to: inventory.end.offset)
           try SegmentWriter.seal(
