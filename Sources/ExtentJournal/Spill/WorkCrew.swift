@@ -9,6 +9,8 @@ final class WorkCrew: @unchecked Sendable {
   // Sendable: every variable is guarded by `lock`.
   private let lock = Lock()
   private let work: Condition
+  /// For those that help only: nobody wakes them for work that has time, since waking is what they would do it with.
+  private let urgentWork: Condition
   private let done: Condition
   private var job: (@Sendable (_ item: Int, _ worker: Int) -> Void)?
   private var itemCount = 0
@@ -26,6 +28,7 @@ final class WorkCrew: @unchecked Sendable {
     let backgroundCount = max(coreCount, 1)
     workerCount = 2 * backgroundCount
     work = Condition(lock)
+    urgentWork = Condition(lock)
     done = Condition(lock)
     for worker in 1..<workerCount {
       let helps = worker >= backgroundCount
@@ -49,7 +52,10 @@ final class WorkCrew: @unchecked Sendable {
     itemCount = count
     nextItem = 0
     unfinished = count
-    if count > 1 { work.broadcast() }
+    if count > 1 {
+      work.broadcast()
+      if isUrgent { urgentWork.broadcast() }
+    }
     drain(worker: 0)
     while unfinished > 0 { done.wait() }
     job = nil
@@ -61,6 +67,7 @@ final class WorkCrew: @unchecked Sendable {
     lock.withLock {
       isEnding = true
       work.broadcast()
+      urgentWork.broadcast()
     }
     for thread in threads { thread.join() }
     threads = []
@@ -70,7 +77,8 @@ final class WorkCrew: @unchecked Sendable {
     lock.lock()
     while !isEnding {
       if !helps || jobIsUrgent { drain(worker: worker) }
-      if !isEnding { work.wait() }
+      guard !isEnding else { break }
+      if helps { urgentWork.wait() } else { work.wait() }
     }
     lock.unlock()
   }
