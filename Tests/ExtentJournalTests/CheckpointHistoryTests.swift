@@ -58,7 +58,7 @@ import Testing
       cut += 1
     }
     print("size \(size): \(cut) power cuts")
-    #expect(cut > 30, "the script did almost nothing")
+    #expect(cut > 15, "the script did almost nothing")
   }
 
   @Test("a kill behind each step loses nothing that was acknowledged", arguments: 0..<3)

@@ -4,7 +4,7 @@ internal import LMDB
 internal import Threads
 
 // Compaction: the live rest of a segment is copied to a segment of moved data, and the index is told (rule C). A frame of
-// which at least half is live is copied as it is stored; of another only what is live, compressed again.
+// which seven eighths are live is copied as it is stored; of another only what is live, compressed again.
 //
 // What is live is looked up in one turn, copied outside of any, and put in its place in another, which compares. What
 // was overwritten in between is then a dead copy, and nothing more. The segment goes when a later round finds it dead.
@@ -138,7 +138,8 @@ extension Upkeep {
     let sectors = UInt32(UInt64(header.rawByteCount) / Sector.byteCount)
     let live = frame.liveRuns
     let liveCount = live.reduce(0) { $0 + UInt32($1.count) }
-    guard !Self.copiesWhole(liveSectors: UInt64(liveCount), of: UInt64(sectors)) else {
+    let isWhole = Self.copiesWhole(liveSectors: UInt64(liveCount), of: UInt64(sectors))
+    guard !isWhole, !ledger.hooks.has(.pastFramesMoved) else {
       let to = mover.add(
         codec: header.codec, level: header.level, layer: header.layer, extents: header.extents, stored: stored
       )
@@ -164,7 +165,7 @@ extension Upkeep {
   private static let reencodeLevel: Int32 = 3
 
   /// Whether a frame is copied as it is stored, with what is dead of it.
-  static func copiesWhole(liveSectors: UInt64, of sectors: UInt64) -> Bool { liveSectors * 2 >= sectors }
+  static func copiesWhole(liveSectors: UInt64, of sectors: UInt64) -> Bool { liveSectors * 8 >= sectors * 7 }
 
   /// Writes the group, durably, and puts it in its place (rule C).
   func install(_ group: inout [Relocation]) throws(JournalError) {
