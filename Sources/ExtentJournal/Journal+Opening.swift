@@ -26,12 +26,13 @@ extension Journal {
   static func owned(
     _ store: SegmentStore, _ index: Index, _ pastIndexes: PastIndexes
   ) -> @Sendable () -> (segments: UInt64, index: UInt64) {
-    {
-      var segments: UInt64 = 0
-      if case .success(let bytes) = Result(catching: { () throws(FileError) in try store.ownedByteCount() }) {
-        segments = bytes
-      }
-      return (segments, index.usedByteCount + pastIndexes.byteCount)
+    let segments: @Sendable () -> UInt64 = {
+      do throws(FileError) { return try store.ownedByteCount() } catch { return 0 }
+    }
+    // Asks for all names once, before anybody writes.
+    _ = segments()
+    return {
+      (segments(), index.usedByteCount + pastIndexes.byteCount)
     }
   }
 

@@ -176,8 +176,8 @@ private func overwrite(_ path: String, at offset: UInt64, _ bytes: [UInt8]) thro
       journal = try Journal.open(directory.file("j"), options: options, host: host, log: { _, _ in })
     }
     try restart()
-    // The disk's records are in the ring and true when its flush fails.
-    segments.plant(.inputOutput, after: 0)
+    // The disk's records are in the ring and true when its flush fails; other threads may ask for the names of the segments first.
+    for count in 0..<4 { segments.plant(.inputOutput, after: count) }
     #expect(failure { _ = try journal?.disk("d", byteCount: 1 << 20, mode: .device) } == .failed)
     try restart()
     try journal?.disk("d", byteCount: nil, mode: nil).write(Array(pattern[..<4096]), at: 8192)

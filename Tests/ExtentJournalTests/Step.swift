@@ -27,6 +27,10 @@ enum Step: Equatable {
     }
   }
 
+  var isSeal: Bool {
+    if case .seal = self { true } else { false }
+  }
+
   /// Whether success means that everything before is durable.
   var isDurability: Bool {
     switch self {

@@ -3,7 +3,9 @@
 package struct SegmentSizes: Sendable {
   /// A segment file.
   package struct Key: Hashable, Sendable {
+    /// Its number, which no other segment has.
     package var number: UInt64
+    /// Whether it holds fresh batches or moved data.
     package var kind: SegmentKind
 
     /// Unchecked.
