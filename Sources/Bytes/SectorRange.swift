@@ -1,15 +1,17 @@
 /// The unit in which the journal keeps extents: 512 bytes, the smallest block any disk of the field has.
+@usableFromInline
 package enum Sector {
   /// Bytes in a sector.
-  package static let byteCount: UInt64 = 512
+  @usableFromInline package static let byteCount: UInt64 = 512
 }
 
 /// A half-open run of 512-byte sectors of one disk.
+@usableFromInline
 package struct SectorRange: Hashable, Sendable {
   /// The first sector.
-  package var start: UInt64
+  @usableFromInline package var start: UInt64
   /// One past the last sector; never below `start`.
-  package var end: UInt64
+  @usableFromInline package var end: UInt64
 
   /// The range [start, end).
   @inlinable
@@ -54,11 +56,12 @@ package struct SectorRange: Hashable, Sendable {
 }
 
 /// A half-open run of bytes of one disk.
+@usableFromInline
 package struct ByteRange: Hashable, Sendable {
   /// The first byte.
-  package var start: UInt64
+  @usableFromInline package var start: UInt64
   /// One past the last byte; never below `start`.
-  package var end: UInt64
+  @usableFromInline package var end: UInt64
 
   /// The range [start, end).
   @inlinable

@@ -124,7 +124,7 @@ package enum Failpoint {
     }
   #else
     /// Nothing.
-    @inlinable package static func pass(_ stage: Stage) {}
+    package static func pass(_ stage: Stage) {}
 
     @inline(__always) static func passHalfway(
       _ file: any BlockFile, _ group: AlignedBuffer, byteCount: Int, at offset: UInt64

@@ -1,4 +1,4 @@
-package import Bytes
+public import Bytes
 
 // What holds which sectors, newest first: an ordered map from disjoint runs of sectors to values.
 //
@@ -11,12 +11,14 @@ package import Bytes
 // 6 KiB and, at a split, 32 KiB of chunk references.
 
 /// A value that a run of sectors can have.
+@usableFromInline
 package protocol ExtentValue: Equatable, Sendable {
   /// The value for the same run without its first `sectors` sectors.
   func advanced(by sectors: UInt64) -> Self
 }
 
 /// Disjoint runs of sectors with a value each, in order. See the note at the top of the file.
+@usableFromInline
 package struct ExtentMap<Value: ExtentValue>: Sendable {
   @usableFromInline
   struct Entry: Sendable {
@@ -39,9 +41,10 @@ package struct ExtentMap<Value: ExtentValue>: Sendable {
   /// The start of each chunk's first entry, for the search.
   @usableFromInline var firsts: [UInt64] = []
   /// How many entries there are.
-  package internal(set) var count = 0
+  @usableFromInline package internal(set) var count = 0
 
   /// An empty map.
+  @inlinable
   package init() {}
 
   /// Whether no sector has a value.

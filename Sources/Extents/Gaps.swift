@@ -1,10 +1,11 @@
-package import Bytes
+public import Bytes
 
 /// What of a range is still to be explained. Layers are asked newest first; each takes what it knows, and the
 /// next is asked only for the rest. This is how a read finds its bytes.
+@usableFromInline
 package struct Gaps: Sendable {
   /// The unexplained parts, in order.
-  package internal(set) var ranges: [SectorRange]
+  @usableFromInline package internal(set) var ranges: [SectorRange]
 
   /// All of `range` is unexplained.
   @inlinable

@@ -6,6 +6,7 @@ internal import Glibc
 /// races for everything it guards, and it has no condition variable. Hold it for memory work only: no I/O, no
 /// call-outs, no waiting but on a `Condition` of this lock.
 @safe
+@usableFromInline
 package final class Lock: @unchecked Sendable {
   // Sendable: a pthread mutex is made to be shared.
   fileprivate let mutex: UnsafeMutablePointer<pthread_mutex_t>
@@ -23,12 +24,14 @@ package final class Lock: @unchecked Sendable {
   }
 
   /// Waits for the lock and takes it. Not recursive.
+  @usableFromInline
   package func lock() {
     let code = unsafe pthread_mutex_lock(mutex)
     precondition(code == 0, "pthread_mutex_lock failed")
   }
 
   /// Gives the lock back. Only its holder may.
+  @usableFromInline
   package func unlock() {
     let code = unsafe pthread_mutex_unlock(mutex)
     precondition(code == 0, "pthread_mutex_unlock failed")

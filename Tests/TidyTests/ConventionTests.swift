@@ -57,6 +57,20 @@ extension Tidy {
       }
     }
 
+    @Test("what other targets may inline belongs to a type that they may inline")
+    func inlinable() throws {
+      for file in try SourceTree.product.get() {
+        for index in file.codeLines.indices where file.codeLines[index].contains("@inlinable") {
+          let type = file.codeLines[..<index].lastIndex {
+            $0.contains(/^(?:package )?(?:final )?(?:struct|class|enum|protocol|extension)\s/)
+          }
+          guard let type, !file.codeLines[type].hasPrefix("extension") else { continue }
+          #expect(
+            type > 0 && file.codeLines[type - 1].contains("@usableFromInline"), "\(file.place(type))")
+        }
+      }
+    }
+
     @Test("every type that other targets see is documented")
     func documentation() throws {
       let type =
