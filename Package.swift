@@ -49,7 +49,7 @@ let package = Package(
     .target(name: "Threads", dependencies: ["CSupport"], swiftSettings: strict),
     .target(name: "BlockFile", dependencies: ["Bytes", "CSupport"], swiftSettings: strict),
     .target(name: "Zstd", dependencies: ["CZstd"], swiftSettings: strict),
-    .target(name: "LMDB", dependencies: ["CLMDB"], swiftSettings: strict),
+    .target(name: "LMDB", dependencies: ["CLMDB", "Threads"], swiftSettings: strict),
     .target(name: "Extents", dependencies: ["Bytes"], swiftSettings: strict),
 
     // The engine and the wire: neither knows the other.

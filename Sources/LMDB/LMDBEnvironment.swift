@@ -17,35 +17,34 @@ package struct LMDBDatabase: Sendable {
 
 /// One opened environment: a directory with `data.mdb` and `lock.mdb`.
 ///
-/// A process opens an environment at most once (its file locks die with the second close).
+/// A process has an environment open at most once; who opens it again shares it (OpenEnvironment).
 @safe
 package final class LMDBEnvironment: @unchecked Sendable {
   // Sendable: an MDB_env may be shared between threads; one transaction writes at a time, and it alone sets `addedPagesMax`.
-  private let environment: OpaquePointer
+  private let shared: OpenEnvironment
+  private var environment: OpaquePointer { unsafe shared.handle }
 
   /// Address space reserved for the map: costs nothing until used, and saves ever having to grow it.
   package static let mapByteCount = 1 << 40
 
-  /// Opens the environment in the existing directory `path`. A read-only one may live beside a writer of
-  /// another process.
+  /// Opens the environment in the existing directory `path`. A read-only one may live beside a writer, of this process or of
+  /// another. `databases` counts only for who opens it first.
   package init(path: String, databases: Int, readOnly: Bool) throws(LMDBError) {
-    var handle: OpaquePointer?
-    try unsafe check("mdb_env_create", mdb_env_create(&handle))
-    // SAFETY: mdb_env_create succeeded, so the handle is set. From here on deinit closes it, whatever fails below.
-    unsafe environment = handle!
-    try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(environment, MDB_dbi(databases)))
-    try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(environment, Self.readersMax))
-    try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(environment, Self.mapByteCount))
-    if !readOnly { try Self.reserve("\(path)/lock.mdb", byteCount: Self.lockByteCount) }
-    let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
-    try unsafe check("mdb_env_open", mdb_env_open(environment, path, flags, 0o600))
-    if !readOnly { try extend("\(path)/data.mdb") }
-    // Readers that died without leaving would keep pages from being reused.
-    var dead: Int32 = 0
-    try unsafe check("mdb_reader_check", mdb_reader_check(environment, &dead))
+    shared = try unsafe OpenEnvironment.take(path, readOnly: readOnly) { (handle) throws(LMDBError) in
+      try unsafe check("mdb_env_set_maxdbs", mdb_env_set_maxdbs(handle, MDB_dbi(databases)))
+      try unsafe check("mdb_env_set_maxreaders", mdb_env_set_maxreaders(handle, Self.readersMax))
+      try unsafe check("mdb_env_set_mapsize", mdb_env_set_mapsize(handle, Self.mapByteCount))
+      if !readOnly { try Self.reserve("\(path)/lock.mdb", byteCount: Self.lockByteCount) }
+      let flags = UInt32(MDB_NOTLS) | UInt32(MDB_NORDAHEAD) | (readOnly ? UInt32(MDB_RDONLY) : 0)
+      try unsafe check("mdb_env_open", mdb_env_open(handle, path, flags, 0o600))
+      if !readOnly { try unsafe Self.extend("\(path)/data.mdb", to: Self.usedByteCount(handle)) }
+      // Readers that died without leaving would keep pages from being reused.
+      var dead: Int32 = 0
+      try unsafe check("mdb_reader_check", mdb_reader_check(handle, &dead))
+    }
   }
 
-  deinit { unsafe mdb_env_close(environment) }
+  deinit { shared.leave() }
 
   /// Most read transactions at once: two for each of the connections that a server takes if it is not told another number. Each takes
   /// 64 bytes on disk in every journal.
@@ -66,12 +65,11 @@ package final class LMDBEnvironment: @unchecked Sendable {
   /// Makes the file as long as its last page says: a look behind the end would be SIGBUS, a page of zeroes is an error.
   ///
   /// The end of a sound file may be missing, since LMDB does not write pages that a transaction took and gave back.
-  private func extend(_ file: String) throws(LMDBError) {
+  private static func extend(_ file: String, to wanted: UInt64) throws(LMDBError) {
     var status = stat()
     guard unsafe stat(file, &status) == 0 else { throw LMDBError(operation: "stat \(file)", code: errno) }
-    let wanted = usedByteCount()
     guard UInt64(status.st_size) < wanted else { return }
-    guard wanted - UInt64(status.st_size) <= Self.unwrittenBytesMax else {
+    guard wanted - UInt64(status.st_size) <= unwrittenBytesMax else {
       throw LMDBError.corrupted("\(file) is shorter than it says")
     }
     guard unsafe truncate(file, off_t(wanted)) == 0 else {
@@ -160,7 +158,9 @@ package final class LMDBEnvironment: @unchecked Sendable {
   }
 
   /// Bytes of the file in use: pages times page size.
-  package func usedByteCount() -> UInt64 {
+  package func usedByteCount() -> UInt64 { unsafe Self.usedByteCount(environment) }
+
+  private static func usedByteCount(_ environment: OpaquePointer) -> UInt64 {
     var info = unsafe MDB_envinfo()
     var status = MDB_stat()
     unsafe mdb_env_info(environment, &info)
