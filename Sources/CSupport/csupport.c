@@ -14,6 +14,7 @@
 
 const int spw_O_DIRECT = O_DIRECT;
 const short spw_POLLRDHUP = POLLRDHUP;
+const int spw_MUTEX_ADAPTIVE = PTHREAD_MUTEX_ADAPTIVE_NP;
 const int spw_POSIX_SPAWN_SETSID = POSIX_SPAWN_SETSID;
 
 int spw_open(const char *path, int flags, unsigned mode) { return open(path, flags, (mode_t)mode); }

@@ -361,10 +361,10 @@ final class Ledger: @unchecked Sendable {
     }
   }
 
-  /// Calls `body` for runs of 128 of `count` items, each under the lock.
+  /// Calls `body` for runs of 16 of `count` items, each under the lock.
   private func inSlices(_ count: Int, _ body: (Range<Int>) -> Void) {
-    for start in stride(from: 0, to: count, by: 128) {
-      lock.withLock { body(start..<min(start + 128, count)) }
+    for start in stride(from: 0, to: count, by: 16) {
+      lock.withLock { body(start..<min(start + 16, count)) }
     }
   }
 

@@ -1,10 +1,12 @@
+internal import CSupport
 internal import Glibc
 
 /// A mutual-exclusion lock over a pthread mutex.
 ///
 /// pthread and not `Synchronization.Mutex`: ThreadSanitizer cannot see the latter's futex and reports false
 /// races for everything it guards, and it has no condition variable. Hold it for memory work only: no I/O, no
-/// call-outs, no waiting but on a `Condition` of this lock.
+/// call-outs, no waiting but on a `Condition` of this lock. Who finds it taken looks again for a moment before it sleeps, since waking
+/// takes longer than most holders need.
 @safe
 @usableFromInline
 package final class Lock: @unchecked Sendable {
@@ -14,8 +16,12 @@ package final class Lock: @unchecked Sendable {
   /// An unlocked lock.
   package init() {
     unsafe mutex = .allocate(capacity: 1)
-    let code = unsafe pthread_mutex_init(mutex, nil)
+    var attributes = pthread_mutexattr_t()
+    unsafe pthread_mutexattr_init(&attributes)
+    unsafe pthread_mutexattr_settype(&attributes, spw_MUTEX_ADAPTIVE)
+    let code = unsafe pthread_mutex_init(mutex, &attributes)
     precondition(code == 0, "pthread_mutex_init failed")
+    unsafe pthread_mutexattr_destroy(&attributes)
   }
 
   deinit {

@@ -8,6 +8,7 @@
 
 extern const int spw_O_DIRECT;
 extern const short spw_POLLRDHUP;
+extern const int spw_MUTEX_ADAPTIVE;
 extern const int spw_POSIX_SPAWN_SETSID;
 
 /* open(2) with a mode, for Swift cannot call variadics. Returns -1 and errno as open does. */

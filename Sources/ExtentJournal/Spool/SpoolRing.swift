@@ -199,7 +199,14 @@ final class SpoolRing: @unchecked Sendable {
   /// Gives back records whose bytes are elsewhere now (rule 3 above).
   func retire(_ positions: [UInt64]) { finish(positions) }
 
+  /// In runs of 16, between which writers have their turns at the lock.
   private func finish(_ positions: [UInt64]) {
+    for start in stride(from: 0, to: positions.count, by: 16) {
+      finish(positions[start..<min(start + 16, positions.count)])
+    }
+  }
+
+  private func finish(_ positions: ArraySlice<UInt64>) {
     lock.withLock {
       for position in positions {
         let index = index(of: position)

@@ -14,8 +14,10 @@ internal import Threads
 //    refused for its caller to drop it and taint the generation (taint).
 // 4. Records without payload are never asked about: a TRIM may be what frees space.
 //
-// The filesystem is asked once for every batch written and every 16 MiB admitted, and by whoever waits. A guess that was
-// too good (others write there, too) ends as it would without all this: the spiller finds the disk full.
+// The filesystem is asked once for every batch written and every 16 MiB admitted, and by whoever waits; never under the lock, for
+// which writers would wait. An answer counts if nobody has asked later and been answered before: so what a batch has taken
+// is in `free` before its promise is taken back. A guess that was too good (others write there, too) ends as it would
+// without all this: the spiller finds the disk full.
 
 /// The gate before the ring. See the note above.
 final class Admission: @unchecked Sendable {
@@ -32,6 +34,9 @@ final class Admission: @unchecked Sendable {
   private let log: JournalLog
   private let lock = Lock()
   private var account = SpaceAccount()
+  /// Questions to the filesystem so far, and the last one that was answered.
+  private var asked: UInt64 = 0
+  private var answered: UInt64 = 0
   private var waiting = Deque<UInt64>()
   private var lastTicket: UInt64 = 0
   private var isFull = false
@@ -60,8 +65,8 @@ final class Admission: @unchecked Sendable {
   /// `didWrite`. Throws `.noSpace` when there is none (not under `stall`), under `taint` at `deadline` (nanoseconds of
   /// MonotonicClock) at the latest.
   func admit(_ byteCount: Int, until deadline: UInt64?) throws(JournalError) {
+    if lock.withLock({ account.shouldAsk }) { ask() }
     let isAdmitted = lock.withLock {
-      if account.shouldAsk { ask() }
       guard waiting.isEmpty, account.fits(byteCount) else { return false }
       account.admit(byteCount)
       return true
@@ -72,35 +77,32 @@ final class Admission: @unchecked Sendable {
 
   /// Whether less can be admitted than is kept free, or somebody waits for space.
   var isNearlyFull: Bool {
-    lock.withLock {
-      ask()
-      return !waiting.isEmpty || isFull || account.availableByteCount < account.reserveByteCount
+    ask()
+    return lock.withLock {
+      !waiting.isEmpty || isFull || account.availableByteCount < account.reserveByteCount
     }
   }
 
   /// What is kept free, or kept as blocks of a file, in bytes.
   var reserveByteCount: UInt64 {
-    lock.withLock {
-      if account.shouldAsk { ask() }
-      return account.reserveByteCount + reserveFile.byteCount
-    }
+    if lock.withLock({ account.shouldAsk }) { ask() }
+    return lock.withLock { account.reserveByteCount } + reserveFile.byteCount
   }
 
   /// Takes or lets go the blocks that are kept for upkeep, as there is room and the journal is large. For upkeep alone.
   func adaptReserve() {
-    let (owned, available) = lock.withLock {
-      ask()
-      return (self.owned(), account.availableByteCount)
-    }
-    reserveFile.adapt(ownedBytes: owned.segments + owned.index, availableBytes: available)
-    lock.withLock { ask() }
+    ask()
+    let owned = owned()
+    reserveFile.adapt(
+      ownedBytes: owned.segments + owned.index, availableBytes: lock.withLock { account.availableByteCount })
+    ask()
   }
 
   /// What more can be admitted, and in how many seconds it is used up, if that can be said.
   var outlook: (availableByteCount: UInt64, secondsToFull: UInt64?) {
-    lock.withLock {
-      ask()
-      let owned = owned()
+    ask()
+    let owned = owned()
+    return lock.withLock {
       let available = account.availableByteCount
       let seconds = forecast.seconds(
         freeBytes: available, ownedBytes: owned.segments + owned.index, at: MonotonicClock.nanoseconds())
@@ -117,13 +119,16 @@ final class Admission: @unchecked Sendable {
   /// A batch is in its segment, for which `byteCount` bytes had been admitted. Call it before the batch is published:
   /// who waits for space takes that as the sign that the space is counted.
   func didWrite(_ byteCount: Int) {
-    lock.withLock {
-      ask()
-      account.release(byteCount)
-    }
+    ask()
+    lock.withLock { account.release(byteCount) }
   }
 
+  /// Asks the filesystem. The lock is not held.
   private func ask() {
+    let question = lock.withLock {
+      asked += 1
+      return asked
+    }
     var space = FileSpace.unlimited
     do throws(FileError) {
       space = try files.space()
@@ -132,12 +137,16 @@ final class Admission: @unchecked Sendable {
       log(.warning, "the free space is not known: \(error)")
     }
     let owned = owned()
-    forecast.note(owned.segments + owned.index, at: MonotonicClock.nanoseconds())
     let held = reserveFile.byteCount
-    guard let quota else { return account.learn(space, held: held) }
-    account.learn(
-      quota.space(ownedBytes: owned.segments + owned.index + held, of: space),
-      reserve: quota.reserve(indexBytes: owned.index), held: held)
+    lock.withLock {
+      forecast.note(owned.segments + owned.index, at: MonotonicClock.nanoseconds())
+      guard question > answered else { return }
+      answered = question
+      guard let quota else { return account.learn(space, held: held) }
+      account.learn(
+        quota.space(ownedBytes: owned.segments + owned.index + held, of: space),
+        reserve: quota.reserve(indexBytes: owned.index), held: held)
+    }
   }
 
   // MARK: - Waiting
@@ -156,9 +165,9 @@ final class Admission: @unchecked Sendable {
     var round: UInt64?
     while true {
       let (version, isDrained) = try look(target)
+      if lock.withLock({ waiting.first == ticket }) { ask() }
       let isFirst = lock.withLock { () -> Bool? in
         guard waiting.first == ticket else { return false }
-        ask()
         guard account.fits(byteCount) else { return true }
         account.admit(byteCount)
         return nil
