@@ -40,6 +40,13 @@ package final class WorkerThread: Sendable {
     handle = thread
   }
 
+  /// Lets whoever wants the processor of the calling thread have it first (sched_yield(2)).
+  ///
+  /// Background threads call it between pieces of work of a fraction of a millisecond. Being nice is not enough: Linux since 6.6 (EEVDF)
+  /// lets a nice thread go on until the next tick, up to 4 ms, while one that was just woken waits, whatever their priorities are,
+  /// if that one has lately had more than its share.
+  package static func giveWay() { sched_yield() }
+
   /// Waits until the body has returned. Call it exactly once, and never from the thread itself.
   package func join() {
     pthread_join(handle, nil)

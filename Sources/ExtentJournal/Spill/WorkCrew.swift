@@ -3,7 +3,7 @@ internal import Threads
 /// A few threads that do the same thing to many items: compression is the one part of a spill that needs more than
 /// one core. The caller works too, so a crew of one core has no such thread of its own.
 ///
-/// They run in the background: they give way to the threads that acknowledge writes, and on a busy machine to everybody.
+/// They run in the background: they give way to the threads that acknowledge writes, after each item, and on a busy machine to everybody.
 /// So there are as many more that do not, and that help when a job is urgent: when somebody waits for its end.
 final class WorkCrew: @unchecked Sendable {
   // Sendable: every variable is guarded by `lock`.
@@ -88,8 +88,10 @@ final class WorkCrew: @unchecked Sendable {
     while let job, nextItem < itemCount {
       let item = nextItem
       nextItem += 1
+      let isUrgent = jobIsUrgent
       lock.unlock()
       job(item, worker)
+      if !isUrgent { WorkerThread.giveWay() }
       lock.lock()
       unfinished -= 1
       if unfinished == 0 { done.signal() }
