@@ -34,13 +34,17 @@ final class Background: @unchecked Sendable {
     }
   }
 
-  /// Waits for the end, half a minute at most, and expects no error.
+  /// Waits for the end, half a minute at most, and expects no error; once more does no harm.
   func finish(_ location: SourceLocation = #_sourceLocation) {
     guard hasEnded(within: 30_000) else {
       Issue.record("it never ended", sourceLocation: location)
       return
     }
-    thread?.join()
+    let ended = lock.withLock {
+      defer { thread = nil }
+      return thread
+    }
+    ended?.join()
     #expect(failure == nil, sourceLocation: location)
   }
 }

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import NBDProtocol
 import NBDServer
 import Testing
 import Threads
@@ -33,6 +34,37 @@ struct HostilityTests {
       _ = try first.simple()
       clients = []
       while bench.server.counts.connectionsOpen != 1 { sched_yield() }
+      bench.close()
+    }
+  }
+
+  @Test("an idle connection behind TLS costs at most 96 KiB, most of it GnuTLS's session")
+  func idleTLSConnections() async {
+    await #expect(processExitsWith: .success) {
+      let files = try Certificates.shared.get()
+      let credentials = try TLSCredentials(certificates: files.directory, verifyingPeer: false)
+      let disk = MemoryDisk()
+      let bench = try Bench(disk) { $0.tls = TLSSettings(policy: .require, credentials: credentials) }
+      let uri = "nbds+unix:///disk?socket=\(bench.path)&tls-certificates=\(files.directory)"
+      let script = """
+        def connect(handle, offset):
+            handle.set_uri_allow_local_file(True); handle.connect_uri("\(uri)")
+            handle.pwrite(b"1", offset); return handle
+        connect(h, 1); h.pread(1, 512)
+        many = [connect(nbd.NBD(), 2) for n in range(200)]
+        h.pread(1, 1024)
+        """
+      disk.holdRead(512)
+      let client = WorkerThread(name: "client") { _ = try? Client.run("nbdsh", "-c", script) }
+      guard disk.wait(for: "applied 1") else { fatalError("no client") }
+      let before = try anonymousMemory()
+      disk.holdRead(1024)
+      disk.note("go on")
+      guard disk.wait(for: "applied 2", count: 200) else { fatalError("not all connected") }
+      let each = (try anonymousMemory() - before) / 200
+      guard each <= 96 << 10 else { fatalError("\(each) bytes each") }
+      disk.releaseRead()
+      client?.join()
       bench.close()
     }
   }
