@@ -31,6 +31,7 @@ final class OpenEnvironment: @unchecked Sendable {
     }
   }
 
+  /// Held while files are opened and closed, too: nobody may see an environment that is neither.
   private static let registry = Lock()
   private nonisolated(unsafe) static var open: [Identity: OpenEnvironment] = [:]
   // Sendable: guarded by `registry`.
